@@ -1,0 +1,77 @@
+# Every target sets up .venv/ first when that is needed; `make` alone lists them.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Setting up must not run beside what needs it.
+.NOTPARALLEL:
+
+# A Python of one's own: make setup PYTHON=/path/to/python3.13
+PYTHON ?=
+# What make cases runs
+DIR ?= tests/cases
+VENV := .venv
+BIN := $(VENV)/bin
+# The stamp holds the folder it was made in: a copied or moved checkout sets itself up anew, since scripts in a venv name their folder.
+STAMP := $(VENV)/.set-up-in
+export PYTHONNOUSERSITE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONHOME PYTHONPATH
+
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
+
+.PHONY: setup
+setup: $(STAMP) ## make .venv/ with everything pinned by hash
+
+$(STAMP): requirements-dev.txt pyproject.toml
+	@set -eu; rm -f $(STAMP); \
+	if [ -n "$${PYTHON:-}" ]; then set -- "$$PYTHON"; else set -- python3 python3.14 python3.13 python3.12 python3.11; fi; \
+	found=; for python; do \
+	  "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { found=$$python; break; }; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "Dues needs Python 3.11 or newer with its venv module (Debian: apt-get install python3-venv); tried: $$*." >&2; \
+	  echo "Name another one so: make setup PYTHON=/path/to/python3.12" >&2; exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$("$$found" --version) (once; about a minute)"; \
+	$(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || "$$found" -m venv --clear $(VENV); \
+	$(BIN)/python -m pip install --quiet --no-input --only-binary=:all: --require-hashes -r requirements-dev.txt; \
+	$(BIN)/python -m pip install --quiet --no-input --no-index --no-deps --no-build-isolation --force-reinstall --editable .; \
+	pwd -P > $(STAMP)
+
+.PHONY: demo
+demo: setup ## play a whole story against a simulated Stripe (ARGS=--once ends by itself)
+	@$(BIN)/python -m ops.cli demo $(ARGS)
+
+.PHONY: dev
+dev: setup ## servers, receiver, workers and beat in one terminal; Ctrl-C ends all of it
+	@$(BIN)/python -m ops.cli dev $(ARGS)
+
+.PHONY: test
+test: setup ## all tests, with branch coverage (ARGS=tests/models runs some)
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+.PHONY: check
+check: setup ## lint, format, types, and the pinned packages against known vulnerabilities
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python .ci/audit.py requirements-dev.txt
+
+.PHONY: cases
+cases: setup ## run a folder of cases: DIR=tests/cases
+	@$(BIN)/python -m tests.cases "$(DIR)"
+
+.PHONY: requirements
+requirements: setup ## pin everything anew: requirements*.txt from pyproject.toml (ARGS=--upgrade takes newer releases)
+	$(COMPILE) --extra embedded --extra dev -o requirements-dev.txt
+	$(COMPILE) --extra embedded -o requirements.txt
+	$(COMPILE) -o requirements-run.txt
+
+COMPILE = $(BIN)/python -m piptools compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-header --no-emit-options \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(ARGS) pyproject.toml
