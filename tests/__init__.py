@@ -1,0 +1,1 @@
+"""Tests of Dues, on real servers; the folders mirror the tree."""

@@ -1,0 +1,1 @@
+"""What people run: the `dues` command, embedded servers, demo, backup and doctor."""
