@@ -40,8 +40,8 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	fi; \
 	echo "Setting up $(VENV) with $$("$$found" --version) (once; about a minute)"; \
 	$(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || "$$found" -m venv --clear $(VENV); \
-	$(BIN)/python -m pip install --quiet --no-input --only-binary=:all: --require-hashes -r requirements-dev.txt; \
-	$(BIN)/python -m pip install --quiet --no-input --no-index --no-deps --no-build-isolation --force-reinstall --editable .; \
+	$(BIN)/python -m pip install -qq --no-input --only-binary=:all: --require-hashes -r requirements-dev.txt; \
+	$(BIN)/python -m pip install -qq --no-input --no-index --no-deps --no-build-isolation --force-reinstall --editable .; \
 	pwd -P > $(STAMP)
 
 .PHONY: demo
