@@ -80,7 +80,7 @@ def imported(module: str, path: Path, modules: frozenset[str]) -> Iterator[str]:
             source = ".".join([*above, *([node.module] if node.module else [])])
             named = {f"{source}.{alias.name}" for alias in node.names}
             yield from named & modules
-            if named - modules or source not in modules:
+            if named - modules:
                 yield source
 
 
