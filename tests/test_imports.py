@@ -189,7 +189,7 @@ def test_the_checker_sees_the_project() -> None:
         ("models/a.py", "from workers.shapes import id_of", "models.a imports workers.shapes"),
         ("models/a.py", "def late():\n    import redis.asyncio", "models.a imports redis.asyncio"),
         ("workers/entitlements.py", "import sqlalchemy", "workers.entitlements imports sqlalchemy"),
-        ("workers/tokens.py", "from models import settings", "workers.tokens imports models"),
+        ("workers/tokens.py", "from models import settings", "workers.tokens imports models.settings"),
         ("workers/identity.py", "from . import tokens", "workers.identity imports workers.tokens"),
         ("workers/handlers/price.py", "from workers.handlers import product",
          "workers.handlers.price imports workers.handlers.product"),
