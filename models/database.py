@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def connect(settings: Settings, *, application: str, pool_size: int | None = None) -> Engine:
     """Return an engine whose sessions speak UTC, give up in time and say that they are Dues itself.
 
-    `dues.session` is what the triggers on `users` look at: whoever does not set it is booked as a person's direct write.
+    `dues.session` is what the triggers on `users` look at: what others write there is booked as a person's decision.
     READ COMMITTED is what the locks of DESIGN §3 are made for. Error messages never contain parameters.
     """
     bounds = {

@@ -139,7 +139,8 @@ CREATE TABLE stripe_customers (
 );
 CREATE INDEX stripe_customers_alias_of_idx ON stripe_customers (alias_of);
 CREATE INDEX stripe_customers_email_idx ON stripe_customers USING hash (lower(email));
-CREATE INDEX stripe_customers_named_user_idx ON stripe_customers USING hash ((coalesce(metadata ->> 'user_id', metadata ->> 'userId')));
+CREATE INDEX stripe_customers_metadata_user_id_idx ON stripe_customers USING hash ((metadata ->> 'user_id'));
+CREATE INDEX stripe_customers_metadata_userid_idx ON stripe_customers USING hash ((metadata ->> 'userId'));
 
 CREATE TABLE user_subscriptions (
     id text COLLATE "C" NOT NULL,
@@ -175,7 +176,8 @@ CREATE TABLE user_subscriptions (
     CONSTRAINT user_subscriptions_stripe_price_id_fkey FOREIGN KEY (stripe_price_id) REFERENCES stripe_prices (id) ON DELETE SET NULL
 );
 CREATE INDEX user_subscriptions_items_idx ON user_subscriptions USING gin (items jsonb_path_ops);
-CREATE INDEX user_subscriptions_named_user_idx ON user_subscriptions USING hash ((coalesce(metadata ->> 'user_id', metadata ->> 'userId')));
+CREATE INDEX user_subscriptions_metadata_user_id_idx ON user_subscriptions USING hash ((metadata ->> 'user_id'));
+CREATE INDEX user_subscriptions_metadata_userid_idx ON user_subscriptions USING hash ((metadata ->> 'userId'));
 CREATE INDEX user_subscriptions_stripe_customer_id_idx ON user_subscriptions (stripe_customer_id);
 CREATE INDEX user_subscriptions_stripe_price_id_idx ON user_subscriptions (stripe_price_id);
 CREATE INDEX user_subscriptions_stripe_product_id_idx ON user_subscriptions (stripe_product_id);
@@ -369,7 +371,8 @@ CREATE TABLE stripe_checkout_sessions (
     CONSTRAINT stripe_checkout_sessions_stripe_customer_id_fkey FOREIGN KEY (stripe_customer_id) REFERENCES stripe_customers (id) ON DELETE SET NULL
 );
 CREATE INDEX stripe_checkout_sessions_client_reference_id_idx ON stripe_checkout_sessions USING hash (client_reference_id);
-CREATE INDEX stripe_checkout_sessions_named_user_idx ON stripe_checkout_sessions USING hash ((coalesce(metadata ->> 'user_id', metadata ->> 'userId')));
+CREATE INDEX stripe_checkout_sessions_metadata_user_id_idx ON stripe_checkout_sessions USING hash ((metadata ->> 'user_id'));
+CREATE INDEX stripe_checkout_sessions_metadata_userid_idx ON stripe_checkout_sessions USING hash ((metadata ->> 'userId'));
 CREATE INDEX stripe_checkout_sessions_payment_intent_id_idx ON stripe_checkout_sessions (payment_intent_id);
 CREATE INDEX stripe_checkout_sessions_stripe_customer_id_idx ON stripe_checkout_sessions (stripe_customer_id);
 CREATE INDEX stripe_checkout_sessions_stripe_invoice_id_idx ON stripe_checkout_sessions (stripe_invoice_id);

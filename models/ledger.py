@@ -1,0 +1,309 @@
+"""The ledger of events: what was received, who is trying it, when it is due again, and how it ended.
+
+Only the database's clock counts, and every change after a claim says `WHERE claim = …`: an event whose lease ran out
+belongs to whoever claimed it next, and the former holder changes nothing any more.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from sqlalchemy import Connection
+
+Lane = Literal["live", "bulk"]
+LANES: tuple[Lane, ...] = ("live", "bulk")
+
+# A payload that ends its worker takes a list along once, sixteen others once more, and then nobody.
+SECOND_TRY_LIST = 16
+# Tries that ended without a word, in a row, before the event is parked; the last of them was made alone.
+SILENT_ENDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What the receiver knows of an event; `created` in Unix seconds, `payload` the raw bytes."""
+
+    id: str
+    type: str
+    payload: bytes
+    created: int | None = None
+    object_type: str | None = None
+    object_id: str | None = None
+    api_version: str | None = None
+    livemode: bool | None = None
+    account: str | None = None
+    lane: Lane = "live"
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An event that this process may try until its lease ends."""
+
+    id: str
+    type: str
+    payload: bytes | None
+    livemode: bool | None
+    account: str | None
+    attempts: int
+    silent_ends: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A list of events under one lease."""
+
+    token: str
+    events: tuple[Claimed, ...]
+
+
+_RECORD = text(
+    """
+    INSERT INTO stripe_events (id, type, object_type, object_id, created, api_version, livemode, account, payload, lane)
+    VALUES (:id, :type, :object_type, :object_id, to_timestamp(:created), :api_version, :livemode, :account, :payload,
+        :lane)
+    ON CONFLICT (id) DO NOTHING
+    """,
+)
+
+
+def record(connection: Connection, received: Received) -> bool:
+    """Store one event; False if it was there already. The caller commits before it acknowledges."""
+    return connection.execute(_RECORD, {name: getattr(received, name) for name in Received.__slots__}).rowcount == 1
+
+
+_CLAIM = text(
+    """
+    WITH head AS (
+        SELECT least(attempts, 2) AS class FROM stripe_events
+        WHERE status = 'received' AND lane = :lane AND due_at <= clock_timestamp()
+        ORDER BY due_at, id LIMIT 1
+    ), waiting AS (
+        SELECT id FROM stripe_events
+        WHERE status = 'received' AND lane = :lane AND due_at <= clock_timestamp()
+            AND least(attempts, 2) = (SELECT class FROM head)
+        ORDER BY due_at, id
+        LIMIT (SELECT CASE class WHEN 0 THEN :size WHEN 1 THEN least(:size, :second) ELSE 1 END FROM head)
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+    UPDATE stripe_events e
+    SET attempts = e.attempts + 1, claim = :token, due_at = clock_timestamp() + make_interval(secs => :lease),
+        error = CASE WHEN e.claim IS NULL THEN e.error
+            ELSE 'silent end ' || 1 + coalesce(substring(e.error FROM '^silent end ([0-9]+)$')::integer, 0) END
+    FROM waiting WHERE e.id = waiting.id
+    RETURNING e.id, e.type, e.payload, e.livemode, e.account, e.attempts,
+        coalesce(substring(e.error FROM '^silent end ([0-9]+)$')::integer, 0) AS silent_ends
+    """,
+)
+
+
+def claim(connection: Connection, lane: Lane, *, size: int, lease: float) -> Claim:
+    """Take the events of `lane` that are due: up to `size` never tried, 16 tried once, or one tried more often.
+
+    The list is of the kind of its oldest event. The try is counted and the lease (seconds) taken before the try is
+    made; a former holder that neither finished, failed nor gave back has ended silently, and that is counted too.
+    The caller commits.
+    """
+    token = str(uuid.uuid4())
+    parameters = {"lane": lane, "size": size, "second": SECOND_TRY_LIST, "token": token, "lease": lease}
+    rows = connection.execute(_CLAIM, parameters)
+    return Claim(token, tuple(sorted((Claimed(*row) for row in rows), key=lambda event: event.id)))
+
+
+def _change(connection: Connection, token: str, ids: Collection[str], changes: str, **parameters: Any) -> set[str]:
+    rows = connection.execute(
+        text(f"UPDATE stripe_events SET {changes} WHERE id = ANY(:ids) AND claim = :token RETURNING id"),
+        {"ids": sorted(ids), "token": token, **parameters},
+    )
+    return {row.id for row in rows}
+
+
+def finish(
+    connection: Connection,
+    token: str,
+    ids: Collection[str],
+    status: Literal["processed", "ignored", "dead"],
+    *,
+    reason: str | None = None,
+    error: str | None = None,
+    version: str,
+) -> set[str]:
+    """End events; returns those that were still ours."""
+    return _change(
+        connection,
+        token,
+        ids,
+        "status = :status, reason = :reason, error = :error, code_version = :version, claim = NULL,"
+        " processed_at = clock_timestamp()",
+        status=status,
+        reason=reason,
+        error=error,
+        version=version,
+    )
+
+
+def postpone(
+    connection: Connection,
+    token: str,
+    ids: Collection[str],
+    *,
+    seconds: float,
+    reason: str,
+    error: str,
+    version: str,
+) -> set[str]:
+    """Write down a try that failed, and when to try again."""
+    return _change(
+        connection,
+        token,
+        ids,
+        "due_at = clock_timestamp() + make_interval(secs => :seconds), reason = :reason, error = :error,"
+        " code_version = :version, claim = NULL",
+        seconds=seconds,
+        reason=reason,
+        error=error,
+        version=version,
+    )
+
+
+def give_back(connection: Connection, token: str, ids: Collection[str]) -> set[str]:
+    """Return events that were claimed but not tried, as if they had never been claimed."""
+    return _change(
+        connection,
+        token,
+        ids,
+        "attempts = attempts - 1, due_at = clock_timestamp(), claim = NULL",
+    )
+
+
+def is_mine(connection: Connection, token: str, ids: Collection[str]) -> set[str]:
+    """Lock the events of `ids` that are still under this claim, so that nobody else can take them before we commit."""
+    rows = connection.execute(
+        text(
+            "SELECT id FROM stripe_events WHERE id = ANY(:ids) AND claim = :token AND status = 'received'"
+            " ORDER BY id FOR NO KEY UPDATE",
+        ),
+        {"ids": sorted(ids), "token": token},
+    )
+    return {row.id for row in rows}
+
+
+def enqueue(connection: Connection, type_: str, payload: bytes) -> str:
+    """Put work of our own into the ledger, bulk lane, to be claimed and retried like any event; returns its id."""
+    event_id = f"dues_{uuid.uuid4().hex}"
+    record(connection, Received(id=event_id, type=type_, payload=payload, lane="bulk"))
+    return event_id
+
+
+def next_slice(connection: Connection, token: str, event_id: str, payload: bytes) -> bool:
+    """Go on later with the rest of a long work of our own; a slice done is no failed try. False: no longer ours."""
+    done = _change(
+        connection,
+        token,
+        [event_id],
+        "payload = :payload, attempts = 0, due_at = clock_timestamp(), claim = NULL, reason = NULL, error = NULL",
+        payload=payload,
+    )
+    return bool(done)
+
+
+def waiting_lanes(connection: Connection) -> list[Lane]:
+    """The lanes that have something due."""
+    rows = connection.execute(
+        text(
+            "SELECT lane FROM unnest(CAST(:lanes AS text[])) AS lane WHERE EXISTS (SELECT FROM stripe_events e"
+            " WHERE e.status = 'received' AND e.lane = lane.lane AND e.due_at <= clock_timestamp())",
+        ),
+        {"lanes": list(LANES)},
+    )
+    return [row.lane for row in rows]
+
+
+# --- for people ---------------------------------------------------------------------------------------------------
+
+_LISTED = (
+    "id, type, object_type, object_id, created, api_version, livemode, account, status, reason, attempts, lane,"
+    " due_at, received_at, processed_at, error, code_version, payload IS NOT NULL AS has_payload"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which events a person means; everything given must hold."""
+
+    ids: tuple[str, ...] = ()
+    status: str | None = None
+    type: str | None = None
+    object_id: str | None = None
+    since: datetime | None = None
+
+    def where(self) -> tuple[str, dict[str, Any]]:
+        """Return the condition and its parameters."""
+        conditions = {
+            "ids": "id = ANY(:ids)",
+            "status": "status = :status",
+            "type": "type LIKE :type",
+            "object_id": "object_id = :object_id",
+            "since": "received_at >= :since",
+        }
+        given = {name: getattr(self, name) for name in conditions if getattr(self, name)}
+        sql = " AND ".join(conditions[name] for name in given) or "true"
+        if self.type:
+            given["type"] = self.type.replace("%", r"\%").replace("_", r"\_").replace("*", "%")
+        if self.ids:
+            given["ids"] = list(self.ids)
+        return sql, given
+
+
+def listing(
+    connection: Connection,
+    which: Filter,
+    *,
+    limit: int,
+    after: tuple[datetime, str] | None = None,
+) -> Sequence[Any]:
+    """Return events, newest received first, as rows without payload; `after` is the last row of the page before."""
+    sql, parameters = which.where()
+    if after:
+        sql += " AND (received_at, id) < (:after_at, :after_id)"
+        parameters |= {"after_at": after[0], "after_id": after[1]}
+    return connection.execute(
+        text(f"SELECT {_LISTED} FROM stripe_events WHERE {sql} ORDER BY received_at DESC, id DESC LIMIT :limit"),
+        {**parameters, "limit": limit},
+    ).all()
+
+
+def counts(connection: Connection) -> Sequence[Any]:
+    """Return (status, reason, type, n) of everything in the ledger."""
+    return connection.execute(
+        text("SELECT status, reason, type, count(*) AS n FROM stripe_events GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"),
+    ).all()
+
+
+def replayable(connection: Connection, which: Filter) -> tuple[list[str], list[str]]:
+    """Return the ids that a replay would take, and those whose payload is gone (they must be fetched again)."""
+    sql, parameters = which.where()
+    rows = connection.execute(
+        text(f"SELECT id, payload IS NOT NULL AS kept FROM stripe_events WHERE {sql} ORDER BY received_at, id"),
+        parameters,
+    ).all()
+    return [row.id for row in rows if row.kept], [row.id for row in rows if not row.kept]
+
+
+def replay(connection: Connection, ids: Collection[str], *, lane: Lane = "bulk") -> int:
+    """Let events be tried again from the start, as if they had just arrived; returns how many."""
+    return connection.execute(
+        text(
+            "UPDATE stripe_events SET status = 'received', reason = 'replayed', attempts = 0, claim = NULL,"
+            " error = NULL, processed_at = NULL, due_at = clock_timestamp(), lane = :lane"
+            " WHERE id = ANY(:ids) AND payload IS NOT NULL",
+        ),
+        {"ids": sorted(ids), "lane": lane},
+    ).rowcount
