@@ -1,0 +1,121 @@
+"""`python -m tests.cases DIR`: run a folder of cases; a line per failing case, exit 1 if any fails, 2 if unreadable."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.cases.loading import Case, UnreadableError, read_folder
+from tests.cases.pure import PureRoad
+from tests.cases.roads import Outcome, Road
+
+ROADS = ("pure",)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of all cases on one road."""
+
+    passed: int = 0
+    failed: int = 0
+    untouched: int = 0
+    """Cases of which the road could check nothing."""
+
+    checked: int = 0
+    unchecked: Counter[str] = field(default_factory=Counter)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    def count(self, case: Case, outcome: Outcome) -> None:
+        """Add one case."""
+        self.checked += outcome.checked
+        self.unchecked += outcome.unchecked
+        if outcome.findings:
+            self.failed += 1
+            self.failures.append(
+                {"file": case.source, "name": case.name, "findings": [str(finding) for finding in outcome.findings]},
+            )
+        elif outcome.checked:
+            self.passed += 1
+        else:
+            self.untouched += 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        cases = read_folder(options.folder)
+    except UnreadableError as error:
+        print(error, file=sys.stderr)
+        return 2
+    tallies = {road.name: walk(road, cases) for road in _roads(options.road, options.seed)}
+    print(json.dumps(_report(tallies)) if options.json else "\n".join(_lines(tallies)))
+    return 1 if any(tally.failed for tally in tallies.values()) else 0
+
+
+def walk(road: Road, cases: Sequence[Case]) -> Tally:
+    """Take all cases along one road."""
+    tally = Tally()
+    for case in cases:
+        try:
+            outcome = road.run(case)
+        except Exception as error:  # noqa: BLE001 - a case that breaks the road is a failing case, and the rest still run
+            outcome = Outcome([f"{type(error).__name__}: {error}"])
+        tally.count(case, outcome)
+    return tally
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.cases", description=__doc__)
+    parser.add_argument("folder", type=Path, help="a folder of *.json, or one file")
+    parser.add_argument("--road", choices=[*ROADS, "all"], default="all")
+    parser.add_argument("--seed", type=int, default=0, help="of the order in which rows come on the shuffled road")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _roads(name: str, seed: int) -> list[Road]:
+    del seed
+    return [PureRoad()] if name in {"pure", "all"} else []
+
+
+def _lines(tallies: dict[str, Tally]) -> list[str]:
+    lines = [
+        f"FAILED {name} · {failure['file']} · {failure['name']} {'; '.join(failure['findings'])}"
+        for name, tally in tallies.items()
+        for failure in tally.failures
+    ]
+    for name, tally in tallies.items():
+        rest = ", ".join(f"{key} {count}" for key, count in sorted(tally.unchecked.items()))
+        lines.append(
+            f"{name}: {tally.passed} cases passed, {tally.failed} failed, {tally.untouched} not checked at all; "
+            f"{tally.checked} answers checked, {tally.unchecked.total()} not checked{f' ({rest})' if rest else ''}",
+        )
+    return lines
+
+
+def _report(tallies: dict[str, Tally]) -> dict[str, Any]:
+    return {
+        "ok": not any(tally.failed for tally in tallies.values()),
+        "roads": {
+            name: {
+                "passed": tally.passed,
+                "failed": tally.failed,
+                "not_checked_at_all": tally.untouched,
+                "answers_checked": tally.checked,
+                "answers_not_checked": dict(sorted(tally.unchecked.items())),
+                "failures": tally.failures,
+            }
+            for name, tally in tallies.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
