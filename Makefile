@@ -72,6 +72,7 @@ requirements: setup ## pin everything anew: requirements*.txt from pyproject.tom
 	$(COMPILE) --extra embedded --extra dev -o requirements-dev.txt
 	$(COMPILE) --extra embedded -o requirements.txt
 	$(COMPILE) -o requirements-run.txt
+	$(COMPILE) --only-build-deps --build-deps-for editable -o requirements-build.txt
 
 COMPILE = $(BIN)/python -m piptools compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-header --no-emit-options \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(ARGS) pyproject.toml
