@@ -44,14 +44,20 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """An event that this process may try until its lease ends."""
+class Kept:
+    """What is needed of an event in the ledger to read it, and to tell whether it applies here."""
 
     id: str
     type: str
     payload: bytes | None
     livemode: bool | None
     account: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed(Kept):
+    """An event that this process may try until its lease ends."""
+
     attempts: int
     silent_ends: int
 
@@ -125,16 +131,16 @@ def _change(connection: Connection, token: str, ids: Collection[str], changes: s
     return {row.id for row in rows}
 
 
-def finish(
-    connection: Connection,
-    token: str,
-    ids: Collection[str],
-    status: Literal["processed", "ignored", "dead"],
-    *,
-    reason: str | None = None,
-    error: str | None = None,
-    version: str,
-) -> set[str]:
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an event ended; `reason` is a word, `error` a sentence without anybody's data."""
+
+    status: Literal["processed", "ignored", "dead"]
+    reason: str | None = None
+    error: str | None = None
+
+
+def finish(connection: Connection, token: str, ids: Collection[str], ending: Ending, version: str) -> set[str]:
     """End events; returns those that were still ours."""
     return _change(
         connection,
@@ -142,9 +148,9 @@ def finish(
         ids,
         "status = :status, reason = :reason, error = :error, code_version = :version, claim = NULL,"
         " processed_at = clock_timestamp()",
-        status=status,
-        reason=reason,
-        error=error,
+        status=ending.status,
+        reason=ending.reason,
+        error=ending.error,
         version=version,
     )
 
@@ -152,47 +158,31 @@ def finish(
 def postpone(
     connection: Connection,
     token: str,
-    ids: Collection[str],
-    *,
+    event_id: str,
     seconds: float,
-    reason: str,
-    error: str,
+    why: tuple[str, str],
     version: str,
-) -> set[str]:
-    """Write down a try that failed, and when to try again."""
-    return _change(
-        connection,
-        token,
-        ids,
-        "due_at = clock_timestamp() + make_interval(secs => :seconds), reason = :reason, error = :error,"
-        " code_version = :version, claim = NULL",
-        seconds=seconds,
-        reason=reason,
-        error=error,
-        version=version,
-    )
-
-
-def give_back(connection: Connection, token: str, ids: Collection[str]) -> set[str]:
-    """Return events that were claimed but not tried, as if they had never been claimed."""
-    return _change(
-        connection,
-        token,
-        ids,
-        "attempts = attempts - 1, due_at = clock_timestamp(), claim = NULL",
-    )
-
-
-def is_mine(connection: Connection, token: str, ids: Collection[str]) -> set[str]:
-    """Lock the events of `ids` that are still under this claim, so that nobody else can take them before we commit."""
-    rows = connection.execute(
-        text(
-            "SELECT id FROM stripe_events WHERE id = ANY(:ids) AND claim = :token AND status = 'received'"
-            " ORDER BY id FOR NO KEY UPDATE",
+) -> bool:
+    """Write down a try that failed, why (reason, error), and in how many seconds to try again."""
+    return bool(
+        _change(
+            connection,
+            token,
+            [event_id],
+            "due_at = clock_timestamp() + make_interval(secs => :seconds), reason = :reason, error = :error,"
+            " code_version = :version, claim = NULL",
+            seconds=seconds,
+            reason=why[0],
+            error=why[1],
+            version=version,
         ),
-        {"ids": sorted(ids), "token": token},
     )
-    return {row.id for row in rows}
+
+
+def give_back(connection: Connection, token: str, ids: Collection[str], *, tried: bool) -> set[str]:
+    """Return claimed events at once; if they were not `tried`, as if they had never been claimed."""
+    changes = "due_at = clock_timestamp(), claim = NULL"
+    return _change(connection, token, ids, changes if tried else f"{changes}, attempts = attempts - 1")
 
 
 def enqueue(connection: Connection, type_: str, payload: bytes) -> str:

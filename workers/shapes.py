@@ -7,7 +7,7 @@ MalformedError, whose message names the place and never the value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -46,6 +46,8 @@ class Handler:
     when_deleted: tuple[tuple[str, Any], ...] = ()
     # Where the row names its customer: `id` for the customer itself, None if it has none.
     customer_column: str | None = None
+    # (table, id) of what the row names outside its foreign keys and will be asked about.
+    names: Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]] = lambda _: ()
     # Does the row say whose customer it is?
     is_evidence: bool = False
 
@@ -64,6 +66,12 @@ class Snapshot:
     livemode: bool | None
     object: Json
     previous: Json | None
+
+    @property
+    def customer(self) -> str | None:
+        """The customer that it concerns."""
+        column = self.handler.customer_column
+        return self.id if column == "id" else (self.row or {}).get(column or "")
 
     @property
     def rank(self) -> int:
@@ -173,6 +181,6 @@ def metadata_keys(*keys: str) -> tuple[str, ...]:
 USER_KEYS = metadata_keys("user_id", "userId")
 
 
-def names(prefix: str, *endings: str) -> frozenset[str]:
-    """Event types: `names("price", "created")` is {"price.created"}."""
+def types(prefix: str, *endings: str) -> frozenset[str]:
+    """Event types: `types("price", "created")` is {"price.created"}."""
     return frozenset(f"{prefix}.{ending}" for ending in endings)

@@ -11,27 +11,17 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Connection, text
 
-from models import upsert
+from models import ledger, upsert
 from workers.handlers import BY_EVENT_TYPE
 from workers.shapes import Handler, Json, MalformedError, Snapshot, id_of, iso, seconds_of
 
 # Anything of this in the raw bytes may decode to what PostgreSQL cannot hold; then every text is looked at.
 SUSPICIOUS = re.compile(rb"\\u(0000|[dD][89a-fA-F])")
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-
-
-class EventRow(Protocol):
-    """What is needed of an event of the ledger to read it and to tell whether it applies here."""
-
-    id: str
-    type: str
-    payload: bytes | None
-    livemode: bool | None
-    account: str | None
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -69,14 +59,17 @@ def _refuse_unstorable(value: Any) -> None:
             rest += item
 
 
-def read(row: EventRow) -> Snapshot | None:
-    """Read an event of the ledger; None if Dues has no use for its type. Raises MalformedError."""
+def read(row: ledger.Kept) -> Snapshot | None:
+    """Read an event of the ledger; None if Dues has no use for its type, which must be readable all the same.
+
+    Raises MalformedError.
+    """
     handler = BY_EVENT_TYPE.get(row.type)
-    if handler is None:
-        return None
     if row.payload is None:
         raise MalformedError("the payload is gone")
     event = decode(row.payload)
+    if handler is None:
+        return None
     data = event.get("data")
     obj = data.get("object") if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(obj, dict):
@@ -187,7 +180,7 @@ def write(
     connection: Connection,
     snapshots: Iterable[Snapshot],
     *,
-    applies: Callable[[EventRow], bool],
+    applies: Callable[[ledger.Kept], bool],
     assume_changed: Collection[str] = (),
 ) -> Effects:
     """Write the newest snapshot of each object, table by table in the one lock order, and say whom that concerns.
@@ -221,20 +214,24 @@ def _newest(snapshots: Iterable[Snapshot]) -> dict[tuple[str, str], list[Snapsho
 
 
 def _named_parents(groups: Iterable[list[Snapshot]]) -> dict[str, set[str]]:
-    """The ids that rows of this list name in foreign keys, by table."""
+    """The ids that rows of this list name in foreign keys, and others they will be asked about, by table."""
     named: dict[str, set[str]] = defaultdict(set)
     for group in groups:
         for one in group:
+            if one.row is None:
+                continue
             for column, parent in upsert.parents_of(one.handler.table):
-                if one.row is not None and one.row[column] is not None:
+                if one.row[column] is not None:
                     named[parent].add(one.row[column])
+            for parent, row_id in one.handler.names(one.row):
+                named[parent].add(row_id)
     return named
 
 
 @dataclass(slots=True)
 class _Writing:
     connection: Connection
-    applies: Callable[[EventRow], bool]
+    applies: Callable[[ledger.Kept], bool]
     assume_changed: Collection[str]
     effects: Effects = field(default_factory=Effects)
 
@@ -258,11 +255,10 @@ class _Writing:
         if handler.customer_column is None:
             self.effects.catalogue |= {one.id} if changed else set()
             return
-        customer = one.id if handler.customer_column == "id" else (one.row or {}).get(handler.customer_column)
-        if customer is not None:
-            self.effects.customers.add(customer)
+        if one.customer is not None:
+            self.effects.customers.add(one.customer)
             if handler.is_evidence and changed:
-                self.effects.evidence_changed.add(customer)
+                self.effects.evidence_changed.add(one.customer)
         if handler.table == "user_subscriptions":
             self.effects.subscriptions.add(one.id)
 
@@ -283,9 +279,9 @@ def as_row(one: Snapshot, *, contested: bool = False) -> upsert.Row:
 
 _SET = text(
     """
-    SELECT e.id, e.type, e.payload, e.livemode, e.account, o.table_name
+    SELECT e.id, e.type, e.payload, e.livemode, e.account
     FROM jsonb_to_recordset(CAST(:objects AS jsonb))
-        AS o(table_name text, object_type text, object_id text, second timestamptz)
+        AS o(object_type text, object_id text, second timestamptz)
     JOIN stripe_events e ON e.object_id = o.object_id AND e.object_type = o.object_type AND e.created = o.second
     WHERE e.status IN ('received', 'processed') AND e.payload IS NOT NULL
     """,
@@ -295,12 +291,11 @@ _SET = text(
 def _decide_ties(
     connection: Connection,
     groups: Sequence[list[Snapshot]],
-    applies: Callable[[EventRow], bool],
+    applies: Callable[[ledger.Kept], bool],
 ) -> list[upsert.Row]:
     """The winners over all events that the ledger holds for each object and second. The rows are locked already."""
     objects = [
         {
-            "table_name": one.handler.table,
             "object_type": one.handler.object_type,
             "object_id": one.id,
             "second": iso(one.as_of),
@@ -309,7 +304,8 @@ def _decide_ties(
     ]
     candidates = {one.id: {member.source: member for member in group} for group in groups for one in group}
     for row in connection.execute(_SET, {"objects": json.dumps(objects)}):
-        if applies(row) and (one := _readable(row)) is not None:
+        event = ledger.Kept(*row)
+        if applies(event) and (one := _readable(event)) is not None:
             candidates[one.id].setdefault(one.source, one)
     decided = []
     for found in candidates.values():
@@ -318,7 +314,7 @@ def _decide_ties(
     return decided
 
 
-def _readable(row: EventRow) -> Snapshot | None:
+def _readable(row: ledger.Kept) -> Snapshot | None:
     try:
         return read(row)
     except MalformedError:  # it will be parked by its own try

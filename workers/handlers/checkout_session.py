@@ -12,10 +12,10 @@ from workers.shapes import (
     int_of,
     list_of,
     metadata_of,
-    names,
     object_of,
     text_of,
     time_of,
+    types,
 )
 
 
@@ -55,7 +55,7 @@ def progress(session: Json) -> tuple[int, ...]:
 HANDLER = Handler(
     object_type="checkout.session",
     table="stripe_checkout_sessions",
-    events=names("checkout.session", "completed", "async_payment_succeeded", "async_payment_failed", "expired"),
+    events=types("checkout.session", "completed", "async_payment_succeeded", "async_payment_failed", "expired"),
     read=read,
     progress=progress,
     watched=(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.shapes import USER_KEYS, Handler, Json, metadata_of, names, text_of, time_of
+from workers.shapes import USER_KEYS, Handler, Json, metadata_of, text_of, time_of, types
 
 
 def read(customer: Json) -> dict[str, Any]:
@@ -20,11 +20,11 @@ def read(customer: Json) -> dict[str, Any]:
 HANDLER = Handler(
     object_type="customer",
     table="stripe_customers",
-    events=names("customer", "created", "updated", "deleted"),
+    events=types("customer", "created", "updated", "deleted"),
     read=read,
     watched=(*USER_KEYS, "lower(t.email)", "t.created", "t.deleted_at"),
-    terminal=names("customer", "deleted"),
-    deleted=names("customer", "deleted"),
+    terminal=types("customer", "deleted"),
+    deleted=types("customer", "deleted"),
     customer_column="id",
     is_evidence=True,
 )

@@ -13,10 +13,10 @@ from workers.shapes import (
     int_of,
     metadata_keys,
     metadata_of,
-    names,
     object_of,
     text_of,
     time_of,
+    types,
 )
 
 
@@ -42,10 +42,10 @@ def read(price: Json) -> dict[str, Any]:
 HANDLER = Handler(
     object_type="price",
     table="stripe_prices",
-    events=names("price", "created", "updated", "deleted"),
+    events=types("price", "created", "updated", "deleted"),
     read=read,
     watched=metadata_keys("grace_days", "tokens", "trial_tokens", "tokens_policy", "tokens_days"),
-    terminal=names("price", "deleted"),
-    deleted=names("price", "deleted"),
+    terminal=types("price", "deleted"),
+    deleted=types("price", "deleted"),
     when_deleted=(("active", False),),
 )

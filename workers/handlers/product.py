@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.shapes import Handler, Json, flag_of, id_of, int_of, metadata_keys, metadata_of, names, text_of, time_of
+from workers.shapes import Handler, Json, flag_of, id_of, int_of, metadata_keys, metadata_of, text_of, time_of, types
 
 
 def read(product: Json) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def progress(product: Json) -> tuple[int, ...]:
 HANDLER = Handler(
     object_type="product",
     table="stripe_products",
-    events=names("product", "created", "updated", "deleted"),
+    events=types("product", "created", "updated", "deleted"),
     read=read,
     progress=progress,
     watched=metadata_keys(
@@ -39,7 +39,7 @@ HANDLER = Handler(
         "tokens_policy",
         "tokens_days",
     ),
-    terminal=names("product", "deleted"),
-    deleted=names("product", "deleted"),
+    terminal=types("product", "deleted"),
+    deleted=types("product", "deleted"),
     when_deleted=(("active", False),),
 )

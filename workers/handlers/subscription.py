@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from workers.shapes import (
@@ -13,9 +14,9 @@ from workers.shapes import (
     int_of,
     list_of,
     metadata_of,
-    names,
     text_of,
     time_of,
+    types,
 )
 
 FINAL = frozenset({"canceled", "incomplete_expired"})
@@ -64,6 +65,14 @@ def _order(item: Json) -> tuple[str, str]:
     return item["current_period_end"] or "", item["id"] or ""
 
 
+def named(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The products and prices of all items: any of them may turn out to be the best."""
+    for item in row["items"]:
+        for key, table in (("product", "stripe_products"), ("price", "stripe_prices")):
+            if item[key] is not None:
+                yield table, item[key]
+
+
 def progress(subscription: Json) -> tuple[int, ...]:
     """Incomplete < running < canceled or expired: a subscription never goes back."""
     status = text_of(subscription, "status")
@@ -73,7 +82,7 @@ def progress(subscription: Json) -> tuple[int, ...]:
 HANDLER = Handler(
     object_type="subscription",
     table="user_subscriptions",
-    events=names(
+    events=types(
         "customer.subscription",
         "created",
         "updated",
@@ -86,7 +95,8 @@ HANDLER = Handler(
     read=read,
     progress=progress,
     watched=(*USER_KEYS, "t.stripe_customer_id", "t.created"),
-    terminal=names("customer.subscription", "deleted"),
+    terminal=types("customer.subscription", "deleted"),
+    names=named,
     customer_column="stripe_customer_id",
     is_evidence=True,
 )

@@ -1,0 +1,377 @@
+"""The road of a list of events: BOOK, WRITE, LINK, DECIDE, a transaction and a commit each.
+
+Ending anywhere in between loses nothing and doubles nothing: the events stay in the ledger until DECIDE has finished
+them, and every step can be repeated. Why the steps are separate transactions stands in DESIGN §2.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import random
+import threading
+import time
+import traceback
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from models import ledger
+from models.settings import Settings
+from workers import snapshots
+from workers.link import UnsettledError, link, owners_of
+from workers.recompute import SLICE, decide
+from workers.shapes import MalformedError, Snapshot
+
+logger = logging.getLogger(__name__)
+
+RECOMPUTE = "dues.recompute"
+# After a try that failed for a reason that passes: 1 minute … 1 day, three and a half days in all.
+BACKOFF = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 86400, 86400)
+# After a try that failed unexpectedly: three tries over an hour.
+UNEXPECTED = (600, 3000)
+# Of the last 50 events tried alone, so many unexpected ends mean that the fault is in our code.
+WINDOW, TOO_MANY = 50, 20
+PAUSE_SECONDS = 60.0
+# PostgreSQL's errors that pass by themselves: https://www.postgresql.org/docs/current/errcodes-appendix.html
+PASSING = ("08", "25P03", "40", "53", "55P03", "57", "58")
+
+
+def version() -> str:
+    """The version of this code, written beside every event that it ended."""
+    try:
+        return importlib.metadata.version("dues")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+class ConnectionLostError(Exception):
+    """PostgreSQL went away while a list was tried; its events wait for their lease to end, or for our return."""
+
+
+@dataclass(slots=True)
+class Road:
+    """Everything that a process needs to work off a lane; one per process, it remembers how tries ended.
+
+    `ring` asks further workers to join in; `stopping` is set when the process has been told to end.
+    """
+
+    engine: Engine
+    settings: Settings
+    ring: Callable[[ledger.Lane], None] = lambda _: None
+    stopping: threading.Event = field(default_factory=threading.Event)
+    # A place where tests end the process: called with the name of each step before it commits.
+    checkpoint: Callable[[str], None] = lambda _: None
+    version: str = field(default_factory=version)
+    _ends: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _paused_until: float = 0.0
+
+    def process(self, lane: ledger.Lane, *, seconds: float = 10.0) -> Counter[str]:
+        """Work off what is due in `lane`, for about `seconds` at most; returns how many events ended how."""
+        counts: Counter[str] = Counter()
+        end = time.monotonic() + seconds
+        while not self.stopping.is_set() and not self._is_paused():
+            claim = self._book(lane, counts)
+            if not claim.events:
+                break
+            if len(claim.events) >= self._size:
+                self.ring(lane)
+            self._try(claim, counts)
+            if time.monotonic() >= end:
+                self.ring(lane)
+                break
+        return counts
+
+    @property
+    def _size(self) -> int:
+        # One event tells whether the code has been mended.
+        return 1 if self._paused_until else self.settings.list_size
+
+    def _is_paused(self) -> bool:
+        return "processing" in self.settings.pause or time.monotonic() < self._paused_until
+
+    # --- BOOK ---
+
+    def _book(self, lane: ledger.Lane, counts: Counter[str]) -> ledger.Claim:
+        with self.engine.begin() as connection:
+            claim = ledger.claim(connection, lane, size=self._size, lease=self.settings.lease_seconds)
+            doomed = [event.id for event in claim.events if event.silent_ends >= ledger.SILENT_ENDS]
+            if doomed:
+                ending = ledger.Ending("dead", "worker_died", f"{ledger.SILENT_ENDS} tries in a row ended silently")
+                ledger.finish(connection, claim.token, doomed, ending, self.version)
+                counts["dead"] += len(doomed)
+                logger.error("parked as dead: %s: %s", ", ".join(doomed), ending.error)
+            self.checkpoint("book")
+        return ledger.Claim(claim.token, tuple(event for event in claim.events if event.id not in doomed))
+
+    # --- a list, or its events one by one ---
+
+    def _try(self, claim: ledger.Claim, counts: Counter[str]) -> None:
+        as_list = len(claim.events) > 1
+        if as_list:
+            error = self._attempt(claim, claim.events, counts)
+            if error is None:
+                return
+            logger.warning("a list of %d failed, trying its events alone: %s", len(claim.events), describe(error))
+        rest = list(claim.events)
+        try:
+            while rest and not self.stopping.is_set() and not self._is_paused():
+                self._try_alone(claim, rest.pop(0), counts)
+        finally:
+            if rest:
+                self._give_back(claim, rest, tried=as_list)
+
+    def _try_alone(self, claim: ledger.Claim, event: ledger.Claimed, counts: Counter[str]) -> None:
+        error = self._attempt(claim, [event], counts)
+        if error is None:
+            self._ends.append(True)
+            self._paused_until = 0.0
+        else:
+            self._fail(claim, event, error, counts)
+
+    def _attempt(
+        self,
+        claim: ledger.Claim,
+        events: Sequence[ledger.Claimed],
+        counts: Counter[str],
+    ) -> Exception | None:
+        """Try some events; return what went wrong. Raises ConnectionLostError: then there is nowhere to write it."""
+        try:
+            counts.update(self._work(claim, events))
+        except Exception as error:
+            if is_connection_lost(error):
+                raise ConnectionLostError(describe(error)) from None
+            return error
+        return None
+
+    def _give_back(self, claim: ledger.Claim, rest: Sequence[ledger.Claimed], *, tried: bool) -> None:
+        try:
+            with self.engine.begin() as connection:
+                ledger.give_back(connection, claim.token, [event.id for event in rest], tried=tried)
+        except DBAPIError as error:
+            logger.warning("%d events wait for their lease to end: %s", len(rest), describe(error))
+
+    def _fail(self, claim: ledger.Claim, event: ledger.Claimed, error: Exception, counts: Counter[str]) -> None:
+        passing = is_passing(error)
+        reason, schedule = ("transient", BACKOFF) if passing else ("unexpected", UNEXPECTED)
+        what = describe(error)
+        with self.engine.begin() as connection:
+            if event.attempts > len(schedule):
+                ledger.finish(connection, claim.token, [event.id], ledger.Ending("dead", reason, what), self.version)
+                counts["dead"] += 1
+                logger.error("parked as dead: %s after %d tries: %s", event.id, event.attempts, what)
+            else:
+                seconds = schedule[event.attempts - 1] * random.uniform(1.0, 1.2)
+                ledger.postpone(connection, claim.token, event.id, seconds, (reason, what), self.version)
+                counts["postponed"] += 1
+                logger.warning("%s again in %.0f s: %s", event.id, seconds, what)
+        if not passing:
+            self._ends.append(False)
+            self._pause_if_it_is_us()
+
+    def _pause_if_it_is_us(self) -> None:
+        failed = self._ends.count(False)
+        if failed >= TOO_MANY:
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
+            logger.critical(
+                "%d of the last %d events tried alone failed unexpectedly: the fault is in this code (%s), not in them."
+                " Claiming pauses for %.0f s, events go on being captured; `dues events list --status received` shows"
+                " them with their errors",
+                failed,
+                len(self._ends),
+                self.version,
+                PAUSE_SECONDS,
+            )
+
+    # --- WRITE, LINK, DECIDE ---
+
+    def _work(self, claim: ledger.Claim, events: Sequence[ledger.Claimed]) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for event in events:
+            if event.type == RECOMPUTE:
+                counts[self._recompute_slice(claim, event)] += 1
+        given = [event for event in events if event.type != RECOMPUTE]
+        if given:
+            counts.update(self._work_off(claim, given))
+        return counts
+
+    def _work_off(self, claim: ledger.Claim, events: Sequence[ledger.Claimed]) -> Counter[str]:
+        read, refused = self._read(events)
+        with self.engine.begin() as connection:
+            effects = snapshots.write(
+                connection,
+                read,
+                applies=lambda row: self._reason_to_ignore(row) is None,
+                # A former try may have written, and ended before it told anybody.
+                assume_changed={event.id for event in events if event.attempts > 1},
+            )
+            for ending, ids in refused.items():
+                ledger.finish(connection, claim.token, ids, ending, self.version)
+            self.checkpoint("write")
+        moved: set[str] = set()
+        if effects.evidence_changed:
+            moved = link(self.engine, self.settings, customers=effects.evidence_changed)
+            self.checkpoint("link")
+        with self.engine.begin() as connection:
+            concerned = subscriptions_with(connection, effects.catalogue, limit=SLICE + 1)
+            if len(concerned) > SLICE:
+                ledger.enqueue(connection, RECOMPUTE, _slice(effects.catalogue, after=""))
+                concerned = {}
+            owners = owners_of(connection, effects.customers | set(concerned.values()))
+        causes = {owners[one.customer]: one.source for one in read if one.customer in owners}
+        self._decide(
+            moved | set(owners.values()),
+            effects.subscriptions | concerned.keys(),
+            causes,
+            lambda connection: ledger.finish(
+                connection,
+                claim.token,
+                [one.source for one in read],
+                ledger.Ending("processed"),
+                self.version,
+            ),
+        )
+        counts: Counter[str] = Counter({ending.status: len(ids) for ending, ids in refused.items()})
+        counts["processed"] += len(read)
+        return counts
+
+    def _read(
+        self,
+        events: Iterable[ledger.Claimed],
+    ) -> tuple[list[Snapshot], dict[ledger.Ending, list[str]]]:
+        """Split a list into snapshots and the events that end without having any effect."""
+        read: list[Snapshot] = []
+        refused: dict[ledger.Ending, list[str]] = defaultdict(list)
+        for event in events:
+            reason = self._reason_to_ignore(event)
+            try:
+                one = None if reason else snapshots.read(event)
+            except MalformedError as error:
+                refused[ledger.Ending("dead", "malformed", str(error))].append(event.id)
+                continue
+            if one is None:
+                refused[ledger.Ending("ignored", reason or self._unhandled(event))].append(event.id)
+            else:
+                read.append(one)
+        return read, refused
+
+    def _reason_to_ignore(self, event: ledger.Kept) -> str | None:
+        if event.account is not None and event.account not in self.settings.stripe_account:
+            return "account"
+        wanted = {"live": True, "test": False}.get(self.settings.stripe_livemode)
+        return None if wanted is None or event.livemode is wanted else "livemode"
+
+    def _unhandled(self, event: ledger.Kept) -> str:
+        # Thin events (FACTS §1.5) name an object without carrying it.
+        is_thin = event.type.startswith(("v1.", "v2."))
+        return "no_api_key" if is_thin and not self.settings.stripe_api_key else "type"
+
+    def _decide(
+        self,
+        users: Collection[str],
+        subscriptions: Collection[str],
+        causes: Mapping[str, str],
+        finish: Callable[[Connection], object],
+    ) -> None:
+        """Decide the users, SLICE at a time; the last slice also finishes what led here, in the same transaction."""
+        ordered = sorted(users)
+        slices = [ordered[start : start + SLICE] for start in range(0, len(ordered), SLICE)] or [[]]
+        for part in slices:
+            is_last = part is slices[-1]
+            with self.engine.begin() as connection:
+                decide(connection, self.settings, part, subscriptions=subscriptions if is_last else (), causes=causes)
+                if is_last:
+                    finish(connection)
+                self.checkpoint("decide")
+
+    # --- work of our own ---
+
+    def _recompute_slice(self, claim: ledger.Claim, event: ledger.Claimed) -> str:
+        """Decide the next SLICE of subscriptions that a change of the catalogue concerns; says how the event ended."""
+        work = json.loads(event.payload or b"{}")
+        with self.engine.begin() as connection:
+            concerned = subscriptions_with(connection, work["objects"], limit=SLICE, after=work["after"])
+            owners = owners_of(connection, set(concerned.values()))
+        if len(concerned) < SLICE:
+            ending, status = ledger.Ending("processed"), "processed"
+            finish: Callable[[Connection], object] = lambda connection: ledger.finish(  # noqa: E731
+                connection, claim.token, [event.id], ending, self.version
+            )
+        else:
+            rest, status = _slice(work["objects"], after=max(concerned)), "sliced"
+            finish = lambda connection: ledger.next_slice(connection, claim.token, event.id, rest)  # noqa: E731
+        self._decide(set(owners.values()), set(concerned), dict.fromkeys(owners.values(), event.id), finish)
+        return status
+
+
+def _slice(objects: Iterable[str], *, after: str) -> bytes:
+    return json.dumps({"objects": sorted(objects), "after": after}).encode()
+
+
+_SUBSCRIPTIONS_WITH = text(
+    """
+    SELECT id, stripe_customer_id FROM (
+        SELECT id, stripe_customer_id FROM user_subscriptions WHERE stripe_product_id = ANY(:ids)
+        UNION SELECT id, stripe_customer_id FROM user_subscriptions WHERE stripe_price_id = ANY(:ids)
+        UNION SELECT s.id, s.stripe_customer_id FROM jsonb_array_elements(CAST(:items AS jsonb)) AS one
+        JOIN user_subscriptions s ON s.items @> one
+    ) AS s WHERE id > :after ORDER BY id LIMIT :limit
+    """,
+)
+
+
+def subscriptions_with(
+    connection: Connection,
+    objects: Collection[str],
+    *,
+    limit: int,
+    after: str = "",
+) -> dict[str, str]:
+    """{subscription: customer} of the subscriptions that have one of these products or prices, in the order of ids.
+
+    To be asked in a transaction of its own, after the one that wrote the objects: whoever writes a subscription that
+    this does not find yet will find the objects as they are now.
+    """
+    if not objects:
+        return {}
+    items = json.dumps([[{key: one}] for one in sorted(objects) for key in ("product", "price")])
+    parameters = {"ids": sorted(objects), "items": items, "after": after, "limit": limit}
+    return {row.id: row.stripe_customer_id for row in connection.execute(_SUBSCRIPTIONS_WITH, parameters)}
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's code of an error, if it is one of PostgreSQL's."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None)
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether the database is away, rather than displeased."""
+    if isinstance(error, PoolTimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    return error.connection_invalidated or (isinstance(error, OperationalError) and sqlstate(error) is None)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether trying again later will do: deadlocks, lock timeouts, a full disk, a server being restarted."""
+    return isinstance(error, UnsettledError) or (sqlstate(error) or "none").startswith(PASSING)
+
+
+def describe(error: BaseException) -> str:
+    """Say what went wrong and where, without a value of anybody's data: messages of libraries quote what they read."""
+    cause = getattr(error, "orig", None) or error
+    constraint = getattr(getattr(cause, "diag", None), "constraint_name", None)
+    words = [type(cause).__name__, sqlstate(error), constraint]
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    places = [f"{Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
+    return f"{' '.join(word for word in words if word)} at {' > '.join(places)}"

@@ -1,0 +1,300 @@
+"""DECIDE: the shell around the pure decisions. Lock users, load their facts, decide, write only what differs.
+
+Facts are loaded by statements that start after the users are locked, and were committed by earlier transactions:
+whichever of two lists decides last has seen what the other wrote.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, text
+
+from models.settings import Settings
+from workers import entitlements
+from workers.link import link, own_rows
+
+# Users of one transaction: so that locks are held for moments, and a front end waits no longer.
+SLICE = 500
+
+
+def decide(
+    connection: Connection,
+    settings: Settings,
+    users: Collection[str],
+    *,
+    subscriptions: Collection[str] = (),
+    now: datetime | None = None,
+    causes: Mapping[str, str] | None = None,
+) -> dict[str, entitlements.Decision]:
+    """Decide `users` (at most SLICE) at `now` (default: the database's clock), and write what differs.
+
+    `subscriptions` are ids whose best item may have changed although nobody, or nobody here, owns them; `causes` names
+    the event that led here, for the record. The caller commits.
+    """
+    people = _lock_users(connection, users)
+    owners = _owners(connection, people)
+    own_rows(connection, owners)
+    _choose_best_items(connection, owners, subscriptions)
+    moment = now or connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    facts = _load_facts(connection, owners, settings.grace_days)
+    overrides = _load_overrides(connection, people)
+    decisions = {
+        user: entitlements.decide(
+            facts.get(user) or entitlements.Facts((), settings.grace_days), overrides[user], moment
+        )
+        for user in people
+    }
+    _record_changes(connection, people, decisions, causes or {}, shadow=settings.shadow)
+    if not settings.shadow:
+        _write(connection, people, decisions)
+    return decisions
+
+
+def decide_due(engine: Engine, settings: Settings, *, limit: int = SLICE) -> int:
+    """Link and decide the users whose time has come: sign-ups, ends of grace, overrides; returns how many."""
+    with engine.connect() as connection:
+        due = connection.execute(
+            text(
+                "SELECT id FROM users WHERE next_change_at <= clock_timestamp()"
+                " ORDER BY next_change_at, id LIMIT :limit",
+            ),
+            {"limit": limit},
+        )
+        users = {row.id for row in due}
+    if users:
+        concerned = sorted(users | link(engine, settings, users=users))
+        for start in range(0, len(concerned), SLICE):
+            with engine.begin() as connection:
+                decide(connection, settings, concerned[start : start + SLICE])
+    return len(users)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def _lock_users(connection: Connection, users: Collection[str]) -> dict[str, Row[Any]]:
+    rows = connection.execute(
+        text(
+            "SELECT id, role::text, membership_status::text, stripe_product_id, grace_until, next_change_at FROM users"
+            " WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE",
+        ),
+        {"ids": sorted(users)},
+    )
+    return {row.id: row for row in rows}
+
+
+def _owners(connection: Connection, users: Collection[str]) -> dict[str, str | None]:
+    """{customer: user} of all customers of these users, aliases too."""
+    rows = connection.execute(
+        text(
+            "SELECT id, user_id FROM stripe_customers WHERE user_id = ANY(:ids)"
+            " UNION SELECT a.id, p.user_id FROM stripe_customers p JOIN stripe_customers a ON a.alias_of = p.id"
+            " WHERE p.user_id = ANY(:ids)",
+        ),
+        {"ids": sorted(users)},
+    )
+    return {row.id: row.user_id for row in rows}
+
+
+_FACTS = text(
+    """
+    SELECT s.id, s.stripe_customer_id, s.status, s.stripe_product_id, s.stripe_price_id, s.current_period_start,
+        s.current_period_end, p.metadata AS product_metadata, r.metadata AS price_metadata
+    FROM user_subscriptions s
+    LEFT JOIN stripe_products p ON p.id = s.stripe_product_id
+    LEFT JOIN stripe_prices r ON r.id = s.stripe_price_id
+    WHERE s.stripe_customer_id = ANY(:customers)
+    """,
+)
+
+_UNPAID = text(
+    """
+    SELECT stripe_subscription_id, id, status, created, collection_method, finalized_at, due_date FROM stripe_invoices
+    WHERE stripe_subscription_id = ANY(:ids) AND status IN ('open', 'uncollectible')
+    """,
+)
+
+
+def _load_facts(
+    connection: Connection,
+    owners: Mapping[str, str | None],
+    grace_days: int,
+) -> dict[str, entitlements.Facts]:
+    rows = connection.execute(_FACTS, {"customers": sorted(owners)}).all()
+    invoices: dict[str, list[entitlements.Invoice]] = defaultdict(list)
+    late = [row.id for row in rows if row.status == "past_due"]
+    for row in connection.execute(_UNPAID, {"ids": late}) if late else ():
+        invoices[row.stripe_subscription_id].append(entitlements.Invoice(*row[1:]))
+    by_user: dict[str, list[entitlements.Subscription]] = defaultdict(list)
+    for row in rows:
+        by_user[owners[row.stripe_customer_id] or ""].append(
+            entitlements.Subscription(
+                id=row.id,
+                status=row.status,
+                product_id=row.stripe_product_id,
+                price_id=row.stripe_price_id,
+                current_period_start=row.current_period_start,
+                current_period_end=row.current_period_end,
+                product_metadata=row.product_metadata,
+                price_metadata=row.price_metadata,
+                invoices=tuple(invoices[row.id]),
+            ),
+        )
+    return {user: entitlements.Facts(tuple(found), grace_days) for user, found in by_user.items()}
+
+
+_OVERRIDES = text(
+    """
+    SELECT o.user_id AS owner, o.id::text, o.kind, o.role::text, o.stripe_product_id, o.starts_at, o.expires_at,
+        o.ended_at
+    FROM user_overrides o WHERE o.user_id = ANY(:ids)
+    UNION
+    SELECT u.id, o.id::text, o.kind, o.role::text, o.stripe_product_id, o.starts_at, o.expires_at, o.ended_at
+    FROM users u JOIN user_overrides o ON o.kind = 'ban' AND o.email_hash = dues_email_hash(u.email)
+    WHERE u.id = ANY(:ids)
+    """,
+)
+
+
+def _load_overrides(connection: Connection, users: Collection[str]) -> dict[str, list[entitlements.Override]]:
+    found: dict[str, list[entitlements.Override]] = defaultdict(list)
+    for row in connection.execute(_OVERRIDES, {"ids": sorted(users)}):
+        found[row.owner].append(entitlements.Override(*row[1:]))
+    return found
+
+
+# --- the best item ------------------------------------------------------------------------------------------------
+
+
+def _choose_best_items(connection: Connection, customers: Collection[str], subscriptions: Collection[str]) -> None:
+    """Of subscriptions with several items, write product, price and quantity of the best.
+
+    Which one that is depends on products' metadata, which the snapshot of the subscription can't know.
+    """
+    rows = connection.execute(
+        text(
+            "SELECT id, items, stripe_product_id, stripe_price_id, quantity FROM user_subscriptions"
+            " WHERE (stripe_customer_id = ANY(:customers) OR id = ANY(:ids)) AND jsonb_array_length(items) > 1"
+            " ORDER BY id FOR NO KEY UPDATE",
+        ),
+        {"customers": sorted(customers), "ids": sorted(subscriptions)},
+    ).all()
+    if not rows:
+        return
+    products = sorted({item["product"] for row in rows for item in row.items if item.get("product")})
+    metadata: dict[str, Mapping[str, object]] = {
+        row.id: row.metadata
+        for row in connection.execute(
+            text("SELECT id, metadata FROM stripe_products WHERE id = ANY(:ids)"),
+            {"ids": products},
+        )
+    }
+    changed = []
+    for row in rows:
+        item = max(row.items, key=lambda item: _goodness(item, metadata.get(item.get("product"))))
+        best = (item.get("product"), item.get("price"), item.get("quantity"))
+        if best != (row.stripe_product_id, row.stripe_price_id, row.quantity):
+            changed.append({"id": row.id, "product": best[0], "price": best[1], "quantity": best[2]})
+    if changed:
+        connection.execute(_WRITE_BEST, {"rows": json.dumps(changed)})
+
+
+def _goodness(item: Mapping[str, Any], metadata: Mapping[str, object] | None) -> tuple[int, Decimal, str, str]:
+    role = entitlements.ROLES[entitlements.role_of(metadata)]
+    return role, entitlements.rank_of(metadata), item.get("current_period_end") or "", item.get("id") or ""
+
+
+_WRITE_BEST = text(
+    """
+    UPDATE user_subscriptions s SET stripe_product_id = r.product, stripe_price_id = r.price, quantity = r.quantity
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, product text, price text, quantity bigint)
+    WHERE s.id = r.id
+    """,
+)
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def _columns(decision: entitlements.Decision) -> tuple[Any, ...]:
+    return (decision.role, decision.status, decision.product_id, decision.grace_until, decision.next_change_at)
+
+
+def _write(
+    connection: Connection,
+    people: Mapping[str, Row[Any]],
+    decisions: Mapping[str, entitlements.Decision],
+) -> None:
+    names = ("role", "membership_status", "stripe_product_id", "grace_until", "next_change_at")
+    rows = [
+        {"id": user, **{name: _json(value) for name, value in zip(names, _columns(decision), strict=True)}}
+        for user, decision in decisions.items()
+        if tuple(people[user])[1:] != _columns(decision)
+    ]
+    if rows:
+        connection.execute(
+            text(
+                "UPDATE users u SET role = r.role, membership_status = r.membership_status,"
+                " stripe_product_id = r.stripe_product_id, grace_until = r.grace_until,"
+                " next_change_at = r.next_change_at"
+                " FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, role user_role,"
+                " membership_status membership_status, stripe_product_id text, grace_until timestamptz,"
+                " next_change_at timestamptz) WHERE u.id = r.id",
+            ),
+            {"rows": json.dumps(rows)},
+        )
+
+
+def _json(value: Any) -> Any:
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
+
+
+_RECORD = text(
+    """
+    INSERT INTO membership_changes
+        (user_id, role_from, role_to, status_from, status_to, product_from, product_to, reasons, event_id)
+    SELECT r.user_id, r.role_from, r.role_to, r.status_from, r.status_to, r.product_from, r.product_to, r.reasons,
+        r.event_id
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(user_id text, role_from user_role, role_to user_role,
+        status_from membership_status, status_to membership_status, product_from text, product_to text,
+        reasons jsonb, event_id text)
+    WHERE NOT :shadow OR NOT EXISTS (
+        -- In shadow mode nothing was written, so the same change comes up again and again: once is enough.
+        SELECT FROM (SELECT * FROM membership_changes m WHERE m.user_id = r.user_id ORDER BY id DESC LIMIT 1) AS m
+        WHERE (m.role_to, m.status_to) = (r.role_to, r.status_to) AND m.product_to IS NOT DISTINCT FROM r.product_to
+    )
+    """,
+)
+
+
+def _record_changes(
+    connection: Connection,
+    people: Mapping[str, Row[Any]],
+    decisions: Mapping[str, entitlements.Decision],
+    causes: Mapping[str, str],
+    *,
+    shadow: bool,
+) -> None:
+    rows: Sequence[dict[str, Any]] = [
+        {
+            "user_id": user,
+            "role_from": people[user].role,
+            "role_to": decision.role,
+            "status_from": people[user].membership_status,
+            "status_to": decision.status,
+            "product_from": people[user].stripe_product_id,
+            "product_to": decision.product_id,
+            "reasons": decision.reasons,
+            "event_id": causes.get(user),
+        }
+        for user, decision in decisions.items()
+        if tuple(people[user])[1:4] != _columns(decision)[:3]
+    ]
+    if rows:
+        connection.execute(_RECORD, {"rows": json.dumps(rows), "shadow": shadow})
