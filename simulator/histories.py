@@ -1,0 +1,221 @@
+"""True histories at random: what could have happened to some customers over some months."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from simulator.calendar import DAY
+from simulator.objects import Customer, Subscription
+from simulator.people import User, people
+from simulator.state import Stripe
+
+# 2026-01-05 00:00:00 UTC
+CLOCK = 1767571200
+LINK = "plink_1practice"
+
+Action = Callable[[], object]
+
+
+def history(
+    seed: int | str,
+    customers: int = 3,
+    months: int = 3,
+    *,
+    clock: int = CLOCK,
+    burst: bool = True,
+    users: Sequence[User] | None = None,
+) -> Stripe:
+    """A Stripe to which `months` of 30 days have happened; its `events` are the history, in the true order.
+
+    Equal arguments give equal histories. One user per customer, from `people(seed, customers)` unless given. `burst`
+    as in `World`: events of one call share a second, and some unrelated calls do too.
+    """
+    stripe, random = Stripe(seed, clock, burst=burst), Random(f"history {seed}")
+    stripe.dunning = random.choice(["cancel", "unpaid", "past_due"])
+    _Life(stripe, random, users or people(seed, customers)).live(months * 30)
+    return stripe
+
+
+class _Life:
+    """Chance acts on the merchant and on each user, a few times a month."""
+
+    def __init__(self, stripe: Stripe, random: Random, users: Sequence[User]) -> None:
+        self.stripe = stripe
+        self.random = random
+        self.users = users
+        self.customers: dict[str, str] = {}
+        self.prices: list[str] = []
+        self.one_time = ""
+
+    def live(self, days: int) -> None:
+        """From the opening of the shop to the last day."""
+        self._open_shop()
+        begin = self.stripe.now
+        for day in range(days):
+            for user in self.users:
+                if self.random.random() < (0.08 if user.id in self.customers else 0.2):
+                    self._wait_until(begin + day * DAY + self.random.randrange(DAY))
+                    self._pick(self._what_may_happen_to(user))
+            if self.random.random() < 0.05:
+                self._pick(self._what_the_merchant_may_do())
+        self._wait_until(begin + days * DAY)
+
+    def _open_shop(self) -> None:
+        for name, amount, metadata in (
+            ("Basic", 500, {"tokens": "100"}),
+            ("Pro", 900, {"role": "PREMIUM", "tokens": "500"}),
+            ("Studio", 2900, {"role": "PREMIUM", "rank": "1", "tokens": "2000", "tokens_policy": "rollover"}),
+        ):
+            product = self.stripe.create_product(name, metadata=metadata)
+            self.prices.append(self.stripe.create_price(product.id, amount).id)
+        self.prices.append(self.stripe.create_price(product.id, 29000, interval="year").id)
+        pack = self.stripe.create_product("Token pack", metadata={"tokens": "50"})
+        self.one_time = self.stripe.create_price(pack.id, 300, interval=None).id
+
+    def _wait_until(self, at: int) -> None:
+        if at > self.stripe.now:
+            self.stripe.advance(at)
+
+    def _pick(self, actions: Sequence[Action]) -> None:
+        self.random.choice(actions)()
+
+    def _price(self) -> str:
+        return self.random.choice([price for price in self.prices if self.stripe.prices[price].active])
+
+    def _what_may_happen_to(self, user: User) -> Sequence[Action]:
+        if user.id not in self.customers:
+            return [
+                lambda: self._check_out(user, None),
+                lambda: self._check_out(user, LINK),
+                lambda: self._sign_up_first(user),
+                lambda: self._subscribe_by_api(user),
+            ]
+        customer = self.stripe.customers[self.customers[user.id]]
+        subscriptions = [s for s in self.stripe.subscriptions.values() if s.customer == customer.id]
+        living = [s for s in subscriptions if s.ended_at is None]
+        if customer.deleted:
+            return [lambda: self._check_out(user, None)]
+        actions = self._with_customer(customer)
+        if living:
+            actions += self._with_subscription(self.random.choice(living)) * 2
+        else:
+            actions += [lambda: self._subscribe_again(customer)] * 4
+        return actions
+
+    def _check_out(self, user: User, payment_link: str | None) -> None:
+        session = self.stripe.open_checkout(
+            self._price(),
+            client_reference_id=user.id,
+            email=user.email,
+            payment_link=payment_link,
+            trial_days=self.random.choice([None, None, 7]),
+        )
+        if self.random.random() < 0.1:
+            return  # never paid: the session expires
+        session = self.stripe.complete_checkout(
+            session.id,
+            name=user.name,
+            card=self.random.choice(["ok"] * 9 + ["declined"]),
+            completed_first=self.random.random() < 0.5,
+            created_incomplete=self.random.random() < 0.5,
+        )
+        if session.customer is not None and session.subscription is not None:
+            self.customers[user.id] = session.customer
+
+    def _sign_up_first(self, user: User) -> None:
+        customer = self.stripe.create_customer(user.email, name=user.name, metadata={"user_id": user.id})
+        self.customers[user.id] = customer.id
+        if self.random.random() < 0.7:
+            self.stripe.checkout(self._price(), customer=customer.id, client_reference_id=user.id, name=user.name)
+
+    def _subscribe_by_api(self, user: User) -> None:
+        card = self.random.choice(["ok", "ok", "declined", None])
+        customer = self.stripe.create_customer(user.email, name=user.name, card=card)
+        self.customers[user.id] = customer.id
+        prices = [(self._price(), self.random.choice([1, 1, 3]))]
+        if self.random.random() < 0.3:
+            prices.append((next(price for price in self.prices if price != prices[0][0]), 1))
+        self.stripe.subscribe(
+            customer.id,
+            prices,
+            trial_days=self.random.choice([None, None, 14]),
+            billing_mode=self.random.choice(["flexible", "classic"]),
+            missing_payment_method=self.random.choice(["create_invoice", "pause", "cancel"]),
+            created_incomplete=self.random.random() < 0.5,
+            metadata={"user_id": user.id},
+        )
+
+    def _subscribe_again(self, customer: Customer) -> None:
+        self.stripe.set_card(customer.id, "ok")
+        self.stripe.subscribe(customer.id, self._price())
+
+    def _with_customer(self, customer: Customer) -> list[Action]:
+        stripe, id = self.stripe, customer.id
+        return [
+            lambda: stripe.set_card(id, "ok"),
+            lambda: stripe.card_starts_failing(id),
+            lambda: stripe.update_customer(id, email=f"new.{customer.email}"),
+            lambda: stripe.update_customer(id, metadata={"note": f"seen at {stripe.now}"}),
+            lambda: self._buy_tokens(customer),
+            *([lambda: stripe.delete_customer(id)] if self.random.random() < 0.1 else []),
+        ]
+
+    def _buy_tokens(self, customer: Customer) -> None:
+        session = self.stripe.open_checkout(self.one_time, customer=customer.id, email=customer.email)
+        session = self.stripe.complete_checkout(session.id, delayed=self.random.random() < 0.3)
+        if session.payment_status == "unpaid":
+            self._wait_until(self.stripe.now + self.random.randrange(2 * DAY))
+            self.stripe.settle_checkout(session.id, ok=self.random.random() < 0.8)
+
+    def _with_subscription(self, subscription: Subscription) -> list[Action]:
+        stripe, id = self.stripe, subscription.id
+        if subscription.status == "paused":
+            return [lambda: stripe.resume(id), lambda: stripe.cancel(id)]
+        if subscription.status == "incomplete":
+            return [lambda: self._pay(subscription)]
+        actions: list[Action] = [
+            lambda: stripe.pause_collection(id, self.random.choice(["keep_as_draft", "mark_uncollectible", "void"])),
+            lambda: stripe.update_subscription(id, metadata={"seat": str(stripe.now)}),
+            lambda: stripe.card_starts_failing(subscription.customer),
+        ]
+        if self.random.random() < 0.3:
+            actions.append(lambda: stripe.cancel(id))
+        if subscription.cancel_at is None:
+            actions.append(lambda: stripe.schedule_cancel(id, portal=self.random.random() < 0.5))
+        else:
+            actions.append(lambda: stripe.uncancel(id))
+        if subscription.pause_behavior is not None:
+            actions += [lambda: stripe.resume_collection(id)] * 3
+        if subscription.status == "active":
+            actions += [lambda: self._change(subscription)] * 3
+            if subscription.billing_mode == "flexible" and self.random.random() < 0.3:
+                actions.append(lambda: stripe.pause(id))
+        if subscription.status in {"past_due", "unpaid"}:
+            actions += [lambda: self._pay(subscription)] * 3
+        return actions
+
+    def _change(self, subscription: Subscription) -> None:
+        self.stripe.change_item(
+            subscription.id,
+            price=self._price(),
+            quantity=self.random.choice([1, 1, 2]),
+            item=self.random.choice(subscription.items).id,
+            proration_behavior=self.random.choice(["always_invoice", "create_prorations", "none"]),
+        )
+
+    def _pay(self, subscription: Subscription) -> None:
+        self.stripe.set_card(subscription.customer, "ok")
+        for invoice in list(self.stripe.invoices.values()):
+            if invoice.subscription == subscription.id and invoice.status == "open":
+                self.stripe.pay_invoice(invoice.id)
+
+    def _what_the_merchant_may_do(self) -> Sequence[Action]:
+        product = self.random.choice(list(self.stripe.products))
+        price = self.random.choice(self.prices)
+        return [
+            lambda: self.stripe.update_product(product, name=f"Renamed at {self.stripe.now}"),
+            lambda: self.stripe.update_product(product, metadata={"tokens": str(self.random.randrange(1, 99))}),
+            lambda: self.stripe.update_product(product, metadata={"role": self.random.choice(["USER", "PREMIUM"])}),
+            lambda: self.stripe.update_price(price, metadata={"tokens": str(self.random.randrange(1, 99))}),
+            lambda: self.stripe.update_price(price, active=price == self.prices[0]),
+            lambda: self.stripe.update_price(price, nickname=f"at {self.stripe.now}"),
+        ]
