@@ -322,7 +322,7 @@ class EmbeddedServer(ABC):
             time.sleep(POLL_SECONDS)
 
     def _log_tail(self) -> str:
-        return self.log.read_text(errors="replace")[-2000:]
+        return self.log.read_text(errors="replace")[-2000:].strip()
 
     def _forget(self) -> None:
         if self._process is not None:
@@ -376,8 +376,13 @@ class EmbeddedPostgres(EmbeddedServer):
 
     @property
     def _cluster(self) -> Path:
-        """Where the account can reach it: a folder, or a link to one, that holds PostgreSQL's data directory."""
+        """A folder that the account can enter, or a link to one."""
         return self.home / "cluster"
+
+    @property
+    def _data(self) -> Path:
+        """PostgreSQL's data directory, by a path that the account can follow."""
+        return self._cluster.resolve() / "data"
 
     def _leftovers(self) -> list[Path]:
         return [*([self._cluster.resolve()] if self.throwaway else []), *super()._leftovers()]
@@ -385,14 +390,14 @@ class EmbeddedPostgres(EmbeddedServer):
     def _prepare(self, lock: int) -> None:
         if not self._cluster.exists():
             self._make_cluster_folder()
-        data = self._cluster / "data"
-        if not data.exists():
-            self._initdb(data, lock)
-        self._drop_stale_pid_file(data / "postmaster.pid")
+        if not self._data.exists():
+            self._initdb(lock)
+        self._drop_stale_pid_file(self._data / "postmaster.pid")
 
     def _make_cluster_folder(self) -> None:
         if _can_enter(self._account, self.home):
-            self._cluster.mkdir(mode=0o711)
+            self._cluster.mkdir()
+            self._cluster.chmod(0o711 if self._account else 0o700)
             return
         _make_root_state()
         elsewhere = Path(tempfile.mkdtemp(prefix="postgres-", dir=ROOT_STATE))
@@ -400,8 +405,8 @@ class EmbeddedPostgres(EmbeddedServer):
         self._cluster.unlink(missing_ok=True)  # a link to what is no more
         self._cluster.symlink_to(elsewhere)
 
-    def _initdb(self, data: Path, lock: int) -> None:
-        unfinished = data.with_name("data.new")
+    def _initdb(self, lock: int) -> None:
+        unfinished = self._data.with_name("data.new")  # renamed when it is whole: initdb may be killed half-way
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         self._give_away(unfinished)
@@ -435,7 +440,7 @@ class EmbeddedPostgres(EmbeddedServer):
         password.unlink()
         if done.returncode:
             raise EmbeddedServerError(f"initdb failed on {self.home}:\n{done.stderr}")
-        unfinished.rename(data)
+        unfinished.rename(self._data)
 
     def _locale(self) -> dict[str, str]:
         """The built-in C.UTF-8, the same on every host, unlike libc's; PostgreSQL before 17 has none."""
@@ -460,13 +465,13 @@ class EmbeddedPostgres(EmbeddedServer):
             **(THROWAWAY_POSTGRES if self.throwaway else {}),
             **self.settings,
         }
-        arguments = [str(self.bin / "postgres"), "-D", str(self._cluster / "data")]
+        arguments = [str(self.bin / "postgres"), "-D", str(self._data)]
         return arguments + [f"--{name}={value}" for name, value in settings.items()], ""
 
     def _is_ready(self, pid: int) -> bool:
         """The pid file's eighth line says so, which is what `pg_ctl -w` reads."""
         try:
-            lines = (self._cluster / "data" / "postmaster.pid").read_text().splitlines()
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
