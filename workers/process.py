@@ -237,8 +237,9 @@ class Road:
                 self.version,
             ),
         )
-        counts: Counter[str] = Counter({ending.status: len(ids) for ending, ids in refused.items()})
-        counts["processed"] += len(read)
+        counts: Counter[str] = Counter(processed=len(read))
+        for ending, ids in refused.items():
+            counts[ending.status] += len(ids)
         return counts
 
     def _read(
