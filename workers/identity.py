@@ -120,13 +120,11 @@ class Claim:
     linked_by: str
     created: datetime | None
     source_id: str
-    place: int = 0
-    """Where in the object it stands: an object that names two users is heard in the contract's order."""
 
     @property
-    def weight(self) -> tuple[int, datetime, str, int]:
-        """Sort strongest first."""
-        return STRENGTH[self.linked_by], self.created or _FOREVER, self.source_id, self.place
+    def weight(self) -> tuple[int, datetime, str]:
+        """Sort strongest first; claims of one object keep the order in which it makes them."""
+        return STRENGTH[self.linked_by], self.created or _FOREVER, self.source_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +184,7 @@ def named_users(evidence: Evidence) -> Named:
     ids: set[str | None] = {*evidence.by_hand.values()}
     bearers: list[Customer | Subscription | Session] = [*evidence.customers]
     for bearer in [*bearers, *evidence.subscriptions, *evidence.sessions]:
-        ids.update(user_id for _, user_id in _metadata_names(bearer.metadata))
+        ids.update(_metadata_names(bearer.metadata))
     ids.update(_name(session.client_reference_id) for session in evidence.sessions)
     emails = {_fold(customer.email) for customer in evidence.customers}
     return Named(
@@ -285,8 +283,8 @@ def _claims_by_customer(evidence: Evidence, directory: _Directory) -> dict[str, 
 
 def _customer_claims(customer: Customer, directory: _Directory) -> Iterator[Claim]:
     yield from _metadata_claims(customer, CUSTOMER_METADATA)
-    for place, user_id in enumerate(directory.having(customer.email)):
-        yield Claim(user_id, EMAIL, customer.created, customer.id, place)
+    for user_id in directory.having(customer.email):
+        yield Claim(user_id, EMAIL, customer.created, customer.id)
 
 
 def _session_claims(session: Session, directory: _Directory) -> Iterator[Claim]:
@@ -294,22 +292,22 @@ def _session_claims(session: Session, directory: _Directory) -> Iterator[Claim]:
     if session.payment_link is None:
         yield from _metadata_claims(session, SESSION)
         if reference is not None:
-            yield Claim(reference, SESSION, session.created, session.id, len(_KEYS))
+            yield Claim(reference, SESSION, session.created, session.id)
     elif reference is not None and reference in directory.having(session.email):
         yield Claim(reference, PAYMENT_LINK, session.created, session.id)
 
 
 def _metadata_claims(bearer: Customer | Subscription | Session, linked_by: str) -> Iterator[Claim]:
-    for place, user_id in _metadata_names(bearer.metadata):
-        yield Claim(user_id, linked_by, bearer.created, bearer.id, place)
+    for user_id in _metadata_names(bearer.metadata):
+        yield Claim(user_id, linked_by, bearer.created, bearer.id)
 
 
-def _metadata_names(metadata: object) -> Iterator[tuple[int, str]]:
+def _metadata_names(metadata: object) -> Iterator[str]:
     if isinstance(metadata, Mapping):
-        for place, key in enumerate(_KEYS):
+        for key in _KEYS:
             name = _name(metadata.get(key))
             if name is not None:
-                yield place, name
+                yield name
 
 
 def _name(value: object) -> str | None:

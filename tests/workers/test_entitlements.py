@@ -364,6 +364,11 @@ def test_a_comp_without_a_product_leaves_stripes() -> None:
     assert (decision.role, decision.product_id) == ("PREMIUM", "prod_1")
 
 
+def test_the_product_of_a_comp_that_decides_replaces_stripes() -> None:
+    subscription = Subscription("sub_1", "active", "prod_1", product_metadata={"role": "USER"})
+    assert _decide(subscription, people=[Override("1", "comp", "PREMIUM", "prod_9")]).product_id == "prod_9"
+
+
 @pytest.mark.parametrize("kind", ["ban", "admin", "pause"])
 def test_an_outweighed_comp_does_not_even_give_its_product(kind: str) -> None:
     decision = _decide(people=[Override("1", "comp", "PREMIUM", "prod_9"), Override("2", kind)])

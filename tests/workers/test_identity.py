@@ -280,9 +280,10 @@ def test_which_providers_are_trusted_is_a_setting() -> None:
 
 def test_of_users_with_one_e_mail_the_verified_one_comes_first_then_the_smaller_id() -> None:
     evidence = Evidence([Customer("cus_1", email="ann@example.com")])
-    unverified, verified = User("u1", "ann@example.com"), User("u2", "Ann@example.com", NOW)
-    link = resolve(evidence, [unverified, verified, User("u3", "ANN@example.com", NOW)], Rules("any"))["cus_1"]
-    assert (link.owner_id, [claim.user_id for claim in link.conflicts]) == ("u2", ["u3", "u1"])
+    people = [User("u1", "ann@example.com"), User("u2", "Ann@example.com", NOW), User("u3", "ANN@example.com", NOW)]
+    for order in (people, people[::-1]):
+        link = resolve(evidence, order, Rules("any"))["cus_1"]
+        assert (link.owner_id, [claim.user_id for claim in link.conflicts]) == ("u2", ["u3", "u1"])
 
 
 @pytest.mark.parametrize("email", [None, "", "  "])
