@@ -95,10 +95,9 @@ class Checkout(Prorations):
         session = self.sessions[id]
         intent = self.payment_intents[session.payment_intent or ""]
         self._charge(intent, self.new_id("pm_1"), ok=ok, email=session.paid_by_email)
-        verb = "succeeded" if ok else "failed"
-        return self._change(
-            session, f"checkout.session.async_payment_{verb}", payment_status="paid" if ok else "unpaid"
-        )
+        # A failure leaves the session as it was; its event comes all the same.
+        settled = replace(session, payment_status="paid" if ok else "unpaid")
+        return self._create(settled, f"checkout.session.async_payment_{'succeeded' if ok else 'failed'}")
 
     def _session_timers(self, session: Session) -> Iterator[Timer]:
         if session.status == "open":

@@ -133,7 +133,7 @@ class _Life:
         self.customers[user.id] = customer.id
         prices = [(self._price(), self.random.choice([1, 1, 3]))]
         if self.random.random() < 0.3:
-            prices.append((next(price for price in self.prices if price != prices[0][0]), 1))
+            prices += [(other, 1) for other in {self._price()} - {prices[0][0]}]
         self.stripe.subscribe(
             customer.id,
             prices,
@@ -155,16 +155,16 @@ class _Life:
             lambda: stripe.card_starts_failing(id),
             lambda: stripe.update_customer(id, email=f"new.{customer.email}"),
             lambda: stripe.update_customer(id, metadata={"note": f"seen at {stripe.now}"}),
-            lambda: self._buy_tokens(customer),
+            *[lambda: self._buy_tokens(customer)] * 2,
             *([lambda: stripe.delete_customer(id)] if self.random.random() < 0.1 else []),
         ]
 
     def _buy_tokens(self, customer: Customer) -> None:
         session = self.stripe.open_checkout(self.one_time, customer=customer.id, email=customer.email)
-        session = self.stripe.complete_checkout(session.id, delayed=self.random.random() < 0.3)
+        session = self.stripe.complete_checkout(session.id, delayed=self.random.random() < 0.5)
         if session.payment_status == "unpaid":
             self._wait_until(self.stripe.now + self.random.randrange(2 * DAY))
-            self.stripe.settle_checkout(session.id, ok=self.random.random() < 0.8)
+            self.stripe.settle_checkout(session.id, ok=self.random.random() < 0.6)
 
     def _with_subscription(self, subscription: Subscription) -> list[Action]:
         stripe, id = self.stripe, subscription.id
