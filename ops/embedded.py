@@ -299,19 +299,27 @@ class EmbeddedServer(ABC):
                 bufsize=0,
                 **_as(self._account),
             )
-        watch = [os.getpid(), self._process.pid, int(self.stop_signal), self.home / "lock", *self._leftovers()]
-        self._lifeline = subprocess.Popen(
-            [sys.executable, "-I", "-S", lifeline.__file__, *map(str, watch)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
+        self._lifeline = self._watch(self._process.pid)
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # it ended at once: the log says why
                 self._process.stdin.write(configuration.encode())
             self._process.stdin.close()
+
+    def _watch(self, pid: int) -> subprocess.Popen[bytes]:
+        lock = os.open(self.home / "lock", os.O_RDWR)  # opened here: the folder may be deleted when we are gone
+        watch = [os.getpid(), pid, int(self.stop_signal), lock, *self._leftovers()]
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-I", "-S", lifeline.__file__, *map(str, watch)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                pass_fds=(lock,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(lock)
 
     def _wait(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout

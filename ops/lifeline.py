@@ -1,6 +1,6 @@
 """A tiny process that ends an embedded server when the process that started it is gone, however it died.
 
-Run as `python -I -S lifeline.py STARTER_PID SERVER_PID SIGNAL LOCK_FILE [FOLDER…]`: the standard library only.
+Run as `python -I -S lifeline.py STARTER_PID SERVER_PID SIGNAL LOCK_FD [FOLDER…]`: the standard library only.
 """
 
 from __future__ import annotations
@@ -58,35 +58,28 @@ def wait_for_the_end_of(starter: int) -> None:
             return
 
 
-def end_server(pid: int, number: int, lock_file: str) -> None:
+def end_server(pid: int, number: int, lock: int) -> None:
     """Shut the server down; kill it if it does not go. The lock tells whether `pid` is still the server's."""
-    try:
-        lock = os.open(lock_file, os.O_RDWR)
-    except FileNotFoundError:
+    if is_free(lock):
         return
-    try:
-        if is_free(lock):
+    signal_tree(pid, signal.SIGCONT)  # a frozen server takes no signal
+    os.kill(pid, number)
+    deadline = time.monotonic() + SHUTDOWN_SECONDS
+    while not is_free(lock):
+        if time.monotonic() > deadline:
+            signal_tree(pid, signal.SIGKILL)
             return
-        signal_tree(pid, signal.SIGCONT)  # a frozen server takes no signal
-        os.kill(pid, number)
-        deadline = time.monotonic() + SHUTDOWN_SECONDS
-        while time.monotonic() < deadline:
-            if is_free(lock):
-                return
-            time.sleep(POLL_SECONDS)
-        signal_tree(pid, signal.SIGKILL)
-    finally:
-        os.close(lock)
+        time.sleep(POLL_SECONDS)
 
 
 def main(argv: list[str]) -> None:
     """Wait, end the server, remove what it leaves behind."""
-    starter, pid, number, lock_file, *leftovers = argv
+    starter, pid, number, lock, *leftovers = argv
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     wait_for_the_end_of(int(starter))
     with contextlib.suppress(ProcessLookupError):
-        end_server(int(pid), int(number), lock_file)
+        end_server(int(pid), int(number), int(lock))
     for folder in leftovers:
         shutil.rmtree(folder, ignore_errors=True)
 
