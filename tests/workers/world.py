@@ -124,10 +124,10 @@ class World:
 
     def empty(self) -> None:
         """Delete everything but the token ledger, so that the next delivery starts afresh."""
-        for table in ("membership_changes", "user_overrides", "customer_links", "stripe_events", "users"):
-            self.execute(f"DELETE FROM {table}")
-        for table in reversed(LOCK_ORDER):
-            self.execute(f"DELETE FROM {table}")
+        ours = ("membership_changes", "user_overrides", "customer_links", "stripe_events", "users")
+        with self.engine.begin() as connection:
+            for table in (*ours, *reversed(LOCK_ORDER)):
+                connection.execute(text(f"DELETE FROM {table}"))
 
 
 @contextmanager
