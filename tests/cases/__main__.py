@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.cases.database import DatabaseRoad, scratch_engine
 from tests.cases.loading import Case, UnreadableError, read_folder
 from tests.cases.pure import PureRoad
 from tests.cases.roads import Outcome, Road
 
-ROADS = ("pure",)
+ROADS = ("pure", "rows", "shuffled")
 
 
 @dataclass(slots=True)
@@ -54,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UnreadableError as error:
         print(error, file=sys.stderr)
         return 2
-    tallies = {road.name: walk(road, cases) for road in _roads(options.road, options.seed)}
+    with contextlib.ExitStack() as stack:
+        tallies = {road.name: walk(road, cases) for road in _roads(options.road, options.seed, stack)}
     print(json.dumps(_report(tallies)) if options.json else "\n".join(_lines(tallies)))
     return 1 if any(tally.failed for tally in tallies.values()) else 0
 
@@ -80,9 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _roads(name: str, seed: int) -> list[Road]:
-    del seed
-    return [PureRoad()] if name in {"pure", "all"} else []
+def _roads(name: str, seed: int, stack: contextlib.ExitStack) -> Iterator[Road]:
+    """Yield the roads asked for; a database is started for those that need one."""
+    wanted = ROADS if name == "all" else (name,)
+    if "pure" in wanted:
+        yield PureRoad()
+    if wanted == ("pure",):
+        return
+    engine = stack.enter_context(scratch_engine())
+    if "rows" in wanted:
+        yield DatabaseRoad(engine)
+    if "shuffled" in wanted:
+        yield DatabaseRoad(engine, seed)
 
 
 def _lines(tallies: dict[str, Tally]) -> list[str]:

@@ -56,6 +56,21 @@ def test_an_answer_about_somebody_who_is_not_there_fails(tmp_path: Path) -> None
     assert _run(tmp_path, {**CASE, "expect": {"links": {"cus_2": {"user_id": None}}}}) == 1
 
 
+def test_every_road_is_taken_if_none_is_named(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    postgres_url: str,
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    wrong = {**CASE, "name": "Wrong.", "expect": {"links": {"cus_1": {"user_id": "u2"}}}}
+    assert _run(tmp_path, CASE, wrong, options=("--seed", "7")) == 1
+    ends = "at 2026-02-15T00:00:00Z cus_1 user_id: expected u2, got u1"
+    roads, lines = ("pure", "rows", "shuffled"), capsys.readouterr().out.splitlines()
+    assert lines[:3] == [f"FAILED {road} · some.json · Wrong. {ends}" for road in roads]
+    assert [line.split(",")[0] for line in lines[3:]] == [f"{road}: 1 cases passed" for road in roads]
+
+
 def test_what_a_road_cannot_answer_yet_is_counted_and_not_passed(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

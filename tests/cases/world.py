@@ -27,7 +27,7 @@ class World:
         """Insert the rows of a step, or change the given columns of rows that are there."""
         for table, rows in step.add.items():
             for row in rows:
-                self._put(table, row)
+                self.put(table, row)
 
     def remove_user(self, user_id: str) -> None:
         """Delete a user: accounts go along; mirrored facts and bans stay, and are nobody's."""
@@ -39,16 +39,21 @@ class World:
             if override["user_id"] == user_id:
                 override["user_id"] = None
 
-    def _put(self, table: str, row: Row) -> None:
+    def put(self, table: str, row: Row) -> Row:
+        """Insert a row with its defaults, or change the given columns of the one that is there; return the whole."""
         key = tuple(row[column] for column in KEYS[table])
         known = self._tables[table].get(key)
         if known is not None:
             known.update(row)
-            return
+            return known
         whole = with_defaults(table, row)
         if table == "overrides":
             whole["email_hash"] = self._hash_for(whole)
+        if table == "invoices" and "stripe_customer_id" not in whole:
+            subscription = self.find("subscriptions", whole["stripe_subscription_id"])
+            whole["stripe_customer_id"] = subscription["stripe_customer_id"] if subscription else None
         self._tables[table][key] = whole
+        return whole
 
     def _hash_for(self, override: Row) -> str | None:
         """Remember the address of whoever a ban is laid on."""
