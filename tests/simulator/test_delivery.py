@@ -120,7 +120,7 @@ def test_what_is_not_answered_2xx_comes_again_while_others_go_on(
     arrived = [event["id"] for event in endpoint.accepted]
     assert arrived == [*(event.id for event in events[2:6]), first]
     assert report.answers == {"200": 5, "500": 4, "503": 2}
-    assert (report.ok, report.undelivered, report.posted) == (False, [unlucky], 11)
+    assert (report.ok, report.undelivered, report.posted, report.accepted) == (False, [unlucky], 11, 5)
 
 
 def test_nobody_listening_is_reported_and_not_raised(events: list[Event]) -> None:
@@ -140,6 +140,7 @@ def test_a_shuffled_delivery_brings_every_event_and_repeats_itself_by_seed(event
     assert posts == arrange(events, plan)
     assert ids(posts) != ids(arrange(events, Plan(seed=6, shuffle=True, duplicates=0.5)))
     assert set(ids(posts)) == {event.id for event in events}
+    assert list(dict.fromkeys(ids(posts))) != [event.id for event in events]
     assert len(events) * 1.3 < len(posts) < len(events) * 1.7
     assert max(Counter(ids(posts)).values()) == 2
 

@@ -138,6 +138,26 @@ def test_an_invoice_names_its_subscription_price_and_payment_in_the_place_of_its
     assert (payment.invoice, payment.payment_intent) == (invoice.id, old["payment_intent"])
 
 
+def test_payments_named_their_invoice_only_before_basil() -> None:
+    stripe, _, id = shop()
+    stripe.advance(stripe.now + 31 * DAY)
+    for thing in (*stripe.payment_intents.values(), *stripe.charges.values()):
+        new, old = render(thing, ENDIVE), render(thing, ACACIA)
+        assert old.keys() - new.keys() == {"invoice"}
+        assert {"customer_account", "presentment_details"} & old.keys() == set()
+    assert [render(i, ACACIA)["invoice"] for i in stripe.payment_intents.values()] == list(stripe.invoices)
+    assert [i.subscription for i in stripe.invoices.values()] == [id, id]
+
+
+def test_an_invoice_repeats_the_metadata_of_its_subscription() -> None:
+    stripe, price, _ = shop()
+    customer = stripe.create_customer(card="ok")
+    subscription = stripe.subscribe(customer.id, price, metadata={"user_id": "42"})
+    invoice = stripe.invoices[subscription.latest_invoice or ""]
+    assert render(invoice, ENDIVE)["parent"]["subscription_details"]["metadata"] == {"user_id": "42"}
+    assert render(invoice, ACACIA)["subscription_details"]["metadata"] == {"user_id": "42"}
+
+
 def test_a_subscription_with_several_items_has_no_plan_of_its_own_in_the_old_shape() -> None:
     stripe, price, _ = shop()
     other = stripe.create_price(stripe.prices[price].product, 0, unit_amount_decimal="0.35", usage_type="metered")

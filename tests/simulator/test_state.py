@@ -94,10 +94,12 @@ def test_an_event_keeps_what_it_saw(stripe: Stripe) -> None:
     created = body_of(last_event(stripe, "customer.subscription.created"))
     metadata = {"tokens": "1"}
     stripe.update_price("monthly", metadata=metadata)
+    stripe.create_price("gold plan/1?", 1, metadata=metadata)
     metadata["tokens"] = "2"
     stripe.cancel(subscription.id)
     assert body_of(last_event(stripe, "customer.subscription.created")) == created
-    assert last_event(stripe, "price.updated")["data"]["object"]["metadata"] == {"tokens": "1"}
+    for type in ("price.created", "price.updated"):
+        assert last_event(stripe, type)["data"]["object"]["metadata"] == {"tokens": "1"}
 
 
 def test_events_of_one_call_share_a_second_unless_they_are_to_be_spread() -> None:
@@ -229,6 +231,9 @@ def test_a_failed_renewal_is_past_due_until_the_invoice_is_paid(stripe: Stripe) 
     assert last_event(stripe, UPDATED)["data"]["previous_attributes"] == {"status": "active"}
     invoice = latest_invoice(stripe, subscription)
     assert (invoice.status, invoice.attempt_count, invoice.amount_paid) == ("open", 1, 0)
+    intent = last_event(stripe, "payment_intent.payment_failed")["data"]["object"]
+    assert (intent["status"], intent["latest_charge"]) == ("requires_payment_method", invoice.charge)
+    assert intent["last_payment_error"]["charge"] == invoice.charge
     stripe.set_card(subscription.customer, "ok")
     told = during(stripe, lambda: stripe.pay_invoice(invoice.id))
     assert told == [*PAID[1:], *SETTLED, "customer.updated", UPDATED]
@@ -258,6 +263,20 @@ def test_dunning_gives_up_after_three_retries(stripe: Stripe, dunning: str, stat
         assert ended.cancellation_reason == "payment_failed"
 
 
+def test_only_the_latest_invoice_brings_a_past_due_subscription_back(stripe: Stripe) -> None:
+    stripe.dunning = "past_due"
+    subscription = member(stripe)
+    stripe.card_starts_failing(subscription.customer)
+    stripe.advance(CLOCK + MONTH + HOUR)
+    older = latest_invoice(stripe, subscription)
+    stripe.advance(add_months(CLOCK, 2) + HOUR)
+    stripe.set_card(subscription.customer, "ok")
+    stripe.pay_invoice(older.id)
+    assert stripe.subscriptions[subscription.id].status == "past_due"
+    stripe.pay_invoice(latest_invoice(stripe, subscription).id)
+    assert stripe.subscriptions[subscription.id].status == "active"
+
+
 def test_a_retry_that_succeeds_recovers_by_itself(stripe: Stripe) -> None:
     subscription = member(stripe)
     stripe.card_starts_failing(subscription.customer)
@@ -271,6 +290,7 @@ def test_a_first_payment_that_never_succeeds_expires_the_subscription(stripe: St
     customer = stripe.create_customer(card="declined")
     subscription = stripe.subscribe(customer.id, "monthly")
     assert subscription.status == "incomplete"
+    assert latest_invoice(stripe, subscription).next_payment_attempt is None
     assert types(stripe.advance(CLOCK + 23 * HOUR))[-1] == UPDATED
     assert stripe.subscriptions[subscription.id].status == "incomplete_expired"
     assert latest_invoice(stripe, subscription).status == "void"
@@ -327,6 +347,16 @@ def test_prorations_may_wait_for_the_next_invoice_or_not_be_made(stripe: Stripe)
     assert told == [UPDATED]
     stripe.advance(CLOCK + MONTH + HOUR)
     assert [line.amount for line in latest_invoice(stripe, subscription).lines] == [-1000, 2500, 10000]
+    stripe.advance(add_months(CLOCK, 2) + HOUR)
+    assert [line.amount for line in latest_invoice(stripe, subscription).lines] == [10000]
+
+
+def test_half_a_cent_of_a_proration_is_rounded_up(stripe: Stripe) -> None:
+    odd, odder = (stripe.create_price("gold plan/1?", amount).id for amount in (901, 2903))
+    subscription = member(stripe, odd)
+    stripe.advance(CLOCK + MONTH // 2)
+    stripe.change_item(subscription.id, price=odder)
+    assert [line.amount for line in latest_invoice(stripe, subscription).lines] == [-451, 1452]
 
 
 def test_another_interval_starts_a_new_period_at_once(stripe: Stripe) -> None:
