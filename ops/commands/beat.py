@@ -1,0 +1,21 @@
+"""`dues beat`."""
+
+from __future__ import annotations
+
+import click
+
+from ops import console
+
+
+@click.command(epilog="Example: dues beat")
+def command() -> None:
+    """Send the tasks that are due by the clock: Celery beat, started again if it ends.
+
+    One is enough; two do no harm, since every task looks first whether there is anything to do.
+    """
+    from ops import logs, supervise
+    from ops.processes import beat
+
+    console.settings("REDIS_URL")
+    logs.to_stderr()
+    supervise.Supervisor(beat()).run()
