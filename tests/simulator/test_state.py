@@ -232,8 +232,9 @@ def test_a_failed_renewal_is_past_due_until_the_invoice_is_paid(stripe: Stripe) 
     invoice = latest_invoice(stripe, subscription)
     assert (invoice.status, invoice.attempt_count, invoice.amount_paid) == ("open", 1, 0)
     intent = last_event(stripe, "payment_intent.payment_failed")["data"]["object"]
-    assert (intent["status"], intent["latest_charge"]) == ("requires_payment_method", invoice.charge)
-    assert intent["last_payment_error"]["charge"] == invoice.charge
+    charge = last_event(stripe, "charge.failed")["data"]["object"]["id"]
+    assert (intent["status"], intent["latest_charge"]) == ("requires_payment_method", charge)
+    assert intent["last_payment_error"]["charge"] == invoice.charge == charge
     stripe.set_card(subscription.customer, "ok")
     told = during(stripe, lambda: stripe.pay_invoice(invoice.id))
     assert told == [*PAID[1:], *SETTLED, "customer.updated", UPDATED]
