@@ -407,15 +407,15 @@ class Event(Base):
 
 
 Index(
-    "stripe_events_waiting_idx",
+    "stripe_events_lane_due_at_id_idx",
     Event.lane,
     Event.due_at,
     Event.id,
     postgresql_where=text("status = 'received'"),
 )
-Index("stripe_events_object_idx", Event.object_id, Event.object_type, Event.created)
+Index("stripe_events_object_id_object_type_created_idx", Event.object_id, Event.object_type, Event.created)
 Index("stripe_events_received_at_id_idx", Event.received_at, Event.id)
-Index("stripe_events_dead_idx", Event.received_at, postgresql_where=text("status = 'dead'"))
+Index("stripe_events_received_at_idx", Event.received_at, postgresql_where=text("status = 'dead'"))
 
 
 class TokenEntry(Base):

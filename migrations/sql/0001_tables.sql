@@ -413,10 +413,10 @@ CREATE TABLE stripe_events (
     CONSTRAINT stripe_events_status_check CHECK (status IN ('received', 'processed', 'ignored', 'dead')),
     CONSTRAINT stripe_events_lane_check CHECK (lane IN ('live', 'bulk'))
 );
-CREATE INDEX stripe_events_dead_idx ON stripe_events (received_at) WHERE status = 'dead';
-CREATE INDEX stripe_events_object_idx ON stripe_events (object_id, object_type, created);
+CREATE INDEX stripe_events_received_at_idx ON stripe_events (received_at) WHERE status = 'dead';
+CREATE INDEX stripe_events_object_id_object_type_created_idx ON stripe_events (object_id, object_type, created);
 CREATE INDEX stripe_events_received_at_id_idx ON stripe_events (received_at, id);
-CREATE INDEX stripe_events_waiting_idx ON stripe_events (lane, due_at, id) WHERE status = 'received';
+CREATE INDEX stripe_events_lane_due_at_id_idx ON stripe_events (lane, due_at, id) WHERE status = 'received';
 
 CREATE TABLE token_ledger (
     id bigserial NOT NULL,
