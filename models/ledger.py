@@ -85,15 +85,20 @@ def record(connection: Connection, received: Received) -> bool:
     return connection.execute(_RECORD, {name: getattr(received, name) for name in Received.__slots__}).rowcount == 1
 
 
+# As a subquery it is asked once, so that the index is read no further than what is due; rounded as `due_at` is, or what
+# has just been written would lie up to half a millisecond ahead.
+_NOW = "(SELECT clock_timestamp()::timestamptz(3))"
+
 _CLAIM = text(
-    """
+    f"""
     WITH head AS (
         SELECT least(attempts, 2) AS class FROM stripe_events
-        WHERE status = 'received' AND lane = :lane AND due_at <= clock_timestamp()
+        WHERE status = 'received' AND lane = :lane AND due_at <= {_NOW}
         ORDER BY due_at, id LIMIT 1
+        FOR NO KEY UPDATE SKIP LOCKED
     ), waiting AS (
         SELECT id FROM stripe_events
-        WHERE status = 'received' AND lane = :lane AND due_at <= clock_timestamp()
+        WHERE status = 'received' AND lane = :lane AND due_at <= {_NOW}
             AND least(attempts, 2) = (SELECT class FROM head)
         ORDER BY due_at, id
         LIMIT (SELECT CASE class WHEN 0 THEN :size WHEN 1 THEN least(:size, :second) ELSE 1 END FROM head)
@@ -208,8 +213,9 @@ def waiting_lanes(connection: Connection) -> list[Lane]:
     """The lanes that have something due."""
     rows = connection.execute(
         text(
-            "SELECT lane FROM unnest(CAST(:lanes AS text[])) AS lane WHERE EXISTS (SELECT FROM stripe_events e"
-            " WHERE e.status = 'received' AND e.lane = lane.lane AND e.due_at <= clock_timestamp())",
+            # ORDER BY and LIMIT instead of EXISTS, which may read the whole table to find nothing.
+            "SELECT lane FROM unnest(CAST(:lanes AS text[])) AS lane WHERE (SELECT true FROM stripe_events e"
+            f" WHERE e.status = 'received' AND e.lane = lane.lane AND e.due_at <= {_NOW} ORDER BY e.due_at LIMIT 1)",
         ),
         {"lanes": list(LANES)},
     )
@@ -246,7 +252,7 @@ class Filter:
         given = {name: getattr(self, name) for name in conditions if getattr(self, name)}
         sql = " AND ".join(conditions[name] for name in given) or "true"
         if self.type:
-            given["type"] = self.type.replace("%", r"\%").replace("_", r"\_").replace("*", "%")
+            given["type"] = self.type.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_").replace("*", "%")
         if self.ids:
             given["ids"] = list(self.ids)
         return sql, given
