@@ -6,6 +6,7 @@ Newer wins, older is dropped; a tie (equal `as_of`) is reported to the caller, w
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -150,15 +151,18 @@ def _upsert(
     watched: Sequence[str],
     guard: str = "<",
 ) -> dict[str, tuple[Any, ...]]:
-    full = [row for row in rows if len(row) == len(columns_of(name))]
-    bare = [row for row in rows if len(row) != len(columns_of(name))]
     after: dict[str, tuple[Any, ...]] = {}
-    for some, columns in ((full, columns_of(name)), (bare, ("id", *BOOKKEEPING))):
-        if some:
-            statement = text(_statement(name, columns, guard, tuple(watched)))
-            returned = connection.execute(statement, {"rows": json.dumps(some, allow_nan=False)})
-            after |= {row[0]: tuple(row[1:]) for row in returned}
+    # A statement for each run of rows of one kind, not one for each kind: the locks are taken in the order of ids.
+    for is_full, some in itertools.groupby(_sorted(rows), key=lambda row: len(row) == len(columns_of(name))):
+        columns = columns_of(name) if is_full else ("id", *BOOKKEEPING)
+        statement = text(_statement(name, columns, guard, tuple(watched)))
+        returned = connection.execute(statement, {"rows": json.dumps(list(some), allow_nan=False)})
+        after |= {row[0]: tuple(row[1:]) for row in returned}
     return after
+
+
+def _sorted(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: str(row["id"]))
 
 
 @functools.cache
