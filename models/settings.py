@@ -108,6 +108,10 @@ def _pauses(value: str) -> frozenset[str]:
 def _database_url(value: str) -> str:
     if not re.match(r"postgres(ql)?(\+psycopg)?://", value):
         raise ValueError("an address that begins with postgresql:// or postgresql+psycopg://")
+    try:
+        _ = urlsplit(value).port
+    except ValueError:  # whose message holds a piece of the password, if that has a "/" in it
+        raise ValueError("an address with a port that is a number (in a password, / is written %2F)") from None
     return re.sub(r"^postgres(ql)?(\+psycopg)?://", "postgresql+psycopg://", value)
 
 
@@ -205,5 +209,7 @@ def _unfit_for_production(settings: Settings) -> list[str]:
 def _safe_connection(url: str) -> bool:
     parts = urlsplit(url)
     options = parse_qs(parts.query)
-    host = parts.hostname or options.get("host", [""])[0]
-    return host in LOCAL_HOSTS or host.startswith("/") or options.get("sslmode", [""])[0] in ENCRYPTED
+    # Those of the query are used instead of the one before it.
+    hosts = [host for name in ("host", "hostaddr") for value in options.get(name, ()) for host in value.split(",")]
+    is_local = all(host in LOCAL_HOSTS or host.startswith("/") for host in [parts.hostname or "", *hosts])
+    return is_local or options.get("sslmode", [""])[0] in ENCRYPTED
