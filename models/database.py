@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, make_url
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -26,6 +26,12 @@ def connect(settings: Settings, *, application: str, pool_size: int | None = Non
         "statement_timeout": _milliseconds(settings.statement_timeout),
         "idle_in_transaction_session_timeout": _milliseconds(settings.idle_timeout),
     }
+    # What is given here replaces what the URL says, and some servers are told there which database is meant.
+    given = make_url(settings.database_url).query.get("options", "")
+    options = [
+        *([given] if isinstance(given, str) else given),
+        *(f"-c {name}={value}" for name, value in bounds.items()),
+    ]
     return create_engine(
         settings.database_url,
         pool_size=pool_size or settings.pool_size,
@@ -37,7 +43,7 @@ def connect(settings: Settings, *, application: str, pool_size: int | None = Non
         connect_args={
             "application_name": f"dues {application}",
             "connect_timeout": max(2, round(settings.database_timeout)),
-            "options": " ".join(f"-c {name}={value}" for name, value in bounds.items()),
+            "options": " ".join(options),
             # A server that vanished without a word must not hold a worker for the two hours that TCP would.
             "keepalives_idle": 10,
             "keepalives_interval": 5,
