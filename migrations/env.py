@@ -22,10 +22,28 @@ UPGRADE_LOCK = 0x44756573
 
 def run(connection: Connection) -> None:
     """Run what was asked for in one transaction: all or nothing."""
-    context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        include_name=is_ours,
+        compare_server_default=True,
+    )
     with context.begin_transaction():
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK})
+        wait_for_turn(connection)
         context.run_migrations()
+
+
+def is_ours(name: str | None, kind: str, _: object) -> bool:
+    """Whether Alembic compares it: the front end keeps tables of its own in the same database."""
+    return kind != "table" or name in Base.metadata.tables
+
+
+def wait_for_turn(connection: Connection) -> None:
+    """Wait for another upgrade, however long that takes: unlike a wait for a table, this one holds up nobody."""
+    limit = connection.execute(text("SELECT current_setting('lock_timeout')")).scalar_one()
+    connection.execute(text("SET LOCAL lock_timeout = 0"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK})
+    connection.execute(text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": limit})
 
 
 def run_online() -> None:
@@ -44,7 +62,13 @@ def run_online() -> None:
 
 
 if context.is_offline_mode():
-    context.configure(dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True)
+    # Any style but psycopg's own: that one doubles each "%" of the SQL.
+    context.configure(
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},
+        target_metadata=Base.metadata,
+        literal_binds=True,
+    )
     with context.begin_transaction():
         context.run_migrations()
 else:
