@@ -9,10 +9,11 @@ CREATE FUNCTION dues_is_writing() RETURNS boolean LANGUAGE sql STABLE
 CREATE FUNCTION dues_email_hash(email text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN encode(sha256(convert_to(lower(email), 'UTF8')), 'hex');
 
--- Leaves a value alone that the writer has set (Prisma's @updatedAt), and a row that did not change.
+-- Leaves a value alone that the writer has set (Prisma's @updatedAt), and a row that did not change. Compared as
+-- images (*<>): a column that the site adds may be of a type without equality, such as json.
 CREATE FUNCTION dues_touch() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.updated_at IS NOT DISTINCT FROM OLD.updated_at AND NEW IS DISTINCT FROM OLD THEN
+    IF NEW.updated_at IS NOT DISTINCT FROM OLD.updated_at AND NEW *<> OLD THEN
         NEW.updated_at := now();
     END IF;
     RETURN NEW;
@@ -114,10 +115,14 @@ BEGIN
             AND ended_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())
             AND (starts_at IS NULL OR starts_at <= clock_timestamp());
         GET DIAGNOSTICS ended = ROW_COUNT;
-        -- From PREMIUM to USER with no override to end: the role came from Stripe, so somebody wants it withheld.
-        IF NEW.role = 'USER' AND OLD.role = 'PREMIUM' AND ended = 0 THEN
+        -- From PREMIUM to USER, and no override gave it or Stripe gives it as well: somebody wants it withheld.
+        IF NEW.role = 'USER' AND OLD.role = 'PREMIUM' AND (ended = 0 OR EXISTS (
+            SELECT FROM user_subscriptions WHERE user_id = NEW.id AND status IN ('active', 'trialing', 'past_due')
+        )) THEN
             wanted := 'pause';
         END IF;
+        -- Also if nothing was found to end: what the role will be is then for Stripe's facts to say.
+        UPDATE users SET next_change_at = now() WHERE id = NEW.id;
     END IF;
     IF wanted IS NOT NULL THEN
         INSERT INTO user_overrides (user_id, kind, role, author, reason)
@@ -145,16 +150,56 @@ CREATE TRIGGER dues_remember_address BEFORE INSERT ON user_overrides
     EXECUTE FUNCTION dues_remember_address();
 
 -- What people decide, and how they sign in, takes effect at the next look (within a minute) even if written by hand.
+-- Users who look due already are updated too: whoever is deciding them just now can't see this row yet, holds their
+-- lock and will write another time; so this has to wait for that lock and write last.
 CREATE FUNCTION dues_decision_is_due() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE users SET next_change_at = now()
-    WHERE id = NEW.user_id AND (next_change_at IS NULL OR next_change_at > now());
+    UPDATE users SET next_change_at = now() WHERE id IN (OLD.user_id, NEW.user_id);
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER dues_decision_is_due AFTER INSERT OR UPDATE ON user_overrides
-    FOR EACH ROW WHEN (NEW.user_id IS NOT NULL) EXECUTE FUNCTION dues_decision_is_due();
-CREATE TRIGGER dues_decision_is_due AFTER INSERT ON customer_links
-    FOR EACH ROW WHEN (NEW.user_id IS NOT NULL) EXECUTE FUNCTION dues_decision_is_due();
-CREATE TRIGGER dues_decision_is_due AFTER INSERT ON accounts
+CREATE TRIGGER dues_decision_is_due AFTER INSERT OR UPDATE OR DELETE ON user_overrides
     FOR EACH ROW EXECUTE FUNCTION dues_decision_is_due();
+-- Not every update: signing in refreshes the account's tokens.
+CREATE TRIGGER dues_decision_is_due AFTER INSERT OR UPDATE OF user_id, provider OR DELETE ON accounts
+    FOR EACH ROW EXECUTE FUNCTION dues_decision_is_due();
+
+-- A ban whose account was deleted meets whoever signed up with its address since.
+CREATE FUNCTION dues_ban_is_due() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE users SET next_change_at = now() WHERE dues_email_hash(email) IN (OLD.email_hash, NEW.email_hash);
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER dues_ban_is_due_insert AFTER INSERT ON user_overrides
+    FOR EACH ROW WHEN (NEW.user_id IS NULL AND NEW.email_hash IS NOT NULL) EXECUTE FUNCTION dues_ban_is_due();
+CREATE TRIGGER dues_ban_is_due_update AFTER UPDATE ON user_overrides
+    FOR EACH ROW WHEN (OLD.user_id IS NULL AND OLD.email_hash IS NOT NULL) EXECUTE FUNCTION dues_ban_is_due();
+CREATE TRIGGER dues_ban_is_due_delete AFTER DELETE ON user_overrides
+    FOR EACH ROW WHEN (OLD.user_id IS NULL AND OLD.email_hash IS NOT NULL) EXECUTE FUNCTION dues_ban_is_due();
+
+-- A link concerns whom it names and whose the customer was till now: an unlink names nobody.
+CREATE FUNCTION dues_link_is_due() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE users SET next_change_at = now() WHERE id IN (
+        SELECT unnest(ARRAY[OLD.user_id, NEW.user_id])
+        UNION SELECT coalesce(c.user_id, p.user_id) FROM stripe_customers c LEFT JOIN stripe_customers p ON p.id = c.alias_of
+        WHERE c.id IN (OLD.stripe_customer_id, NEW.stripe_customer_id)
+    );
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER dues_link_is_due AFTER INSERT OR UPDATE OR DELETE ON customer_links
+    FOR EACH ROW EXECUTE FUNCTION dues_link_is_due();
+
+-- Whatever the writer's search_path: a front end may well have its own schema with views of these names.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['dues_add_to_balance', 'dues_append_only', 'dues_book_tokens', 'dues_book_role',
+        'dues_remember_address', 'dues_decision_is_due', 'dues_ban_is_due', 'dues_link_is_due']
+    LOOP
+        EXECUTE format('ALTER FUNCTION %I() SET search_path = %I, pg_temp', name, current_schema());
+    END LOOP;
+END $$;
