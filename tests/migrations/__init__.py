@@ -1,0 +1,1 @@
+"""Migrations, up and down, with data in the tables."""

@@ -1,0 +1,1 @@
+"""The database layer, against the contract and on a real server."""
