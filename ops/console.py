@@ -204,6 +204,8 @@ def cell(value: Any) -> str:
     """Write one value for people: times in full, nothing as a dash."""
     if value is None:
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return printable(iso(value) or "" if isinstance(value, datetime) else str(value))
 
 

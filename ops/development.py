@@ -82,7 +82,8 @@ def _refuse_other_places(bind: str) -> None:
 
 
 def _make_state_folder() -> None:
-    console.STATE.mkdir(mode=0o700, exist_ok=True)
+    # PostgreSQL, which another account runs for root, passes through.
+    console.STATE.mkdir(mode=0o711, exist_ok=True)
     (console.STATE / ".gitignore").write_text("*\n")
 
 
@@ -143,8 +144,7 @@ def _announced(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def _programs(bind: str, workers: int, environment: Mapping[str, str]) -> list[Program]:
-    receiver = Program("receiver", "ops.cli", ["serve", "--bind", bind])
-    programs = [receiver, *processes.worker((), workers), *processes.beat()]
+    programs = [*processes.receiver(bind), *processes.worker((), workers), *processes.beat()]
     return [Program(one.name, one.module, one.arguments, environment) for one in programs]
 
 

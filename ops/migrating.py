@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import secrets
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ TURN_SECONDS = 600.0
 
 def config(connection: Connection | None = None, output: io.StringIO | None = None) -> Config:
     """Alembic's configuration, for `connection` or to write SQL into `output`."""
-    made = Config(output_buffer=output, stdout=io.StringIO())
+    made = Config(output_buffer=output, cmd_opts=Namespace(quiet=True))
     made.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
     made.set_main_option("timezone", "UTC")
     if connection is not None:

@@ -144,7 +144,7 @@ def revision(*, message: str, autogenerate: bool) -> None:
 @console.yes
 @console.as_json
 def reset(*, yes: bool, as_json: bool) -> None:
-    """Drop every table of Dues with all its data and make them anew; never in production."""
+    """Drop every table of Dues, with all its data and what depends on it, and make them anew; never in production."""
     from ops import migrating
 
     if console.settings("DATABASE_URL").env == "production":

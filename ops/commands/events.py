@@ -158,9 +158,7 @@ def show(*, event_id: str, payload: bool, as_json: bool) -> None:
         return
     for name, value in told.items():
         if value is not None:
-            click.echo(
-                f"{name:12}  {console.printable(str(console.iso(value) if isinstance(value, datetime) else value))}"
-            )
+            click.echo(f"{name:12}  {console.cell(value)}")
     if payload:
         click.echo(f"\n{'The payload is gone: DUES_RETENTION_DAYS have passed.' if body is None else body}")
 
