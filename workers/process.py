@@ -31,7 +31,9 @@ from workers.shapes import MalformedError, Snapshot
 
 logger = logging.getLogger(__name__)
 
-RECOMPUTE = "dues.recompute"
+# Work of our own, kept in the ledger like events: a change of the catalogue that concerns very many, and customers
+# whose user was deleted (enqueued by a trigger).
+RECOMPUTE, RELINK = "dues.recompute", "dues.relink"
 # After a try that failed for a reason that passes: 1 minute … 1 day, three and a half days in all.
 BACKOFF = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 86400, 86400)
 # After a try that failed unexpectedly: three tries over an hour.
@@ -193,10 +195,11 @@ class Road:
 
     def _work(self, claim: ledger.Claim, events: Sequence[ledger.Claimed]) -> Counter[str]:
         counts: Counter[str] = Counter()
+        ours = {RECOMPUTE: self._recompute_slice, RELINK: self._relink}
         for event in events:
-            if event.type == RECOMPUTE:
-                counts[self._recompute_slice(claim, event)] += 1
-        given = [event for event in events if event.type != RECOMPUTE]
+            if event.type in ours:
+                counts[ours[event.type](claim, event)] += 1
+        given = [event for event in events if event.type not in ours]
         if given:
             counts.update(self._work_off(claim, given))
         return counts
@@ -299,16 +302,32 @@ class Road:
         with self.engine.begin() as connection:
             concerned = subscriptions_with(connection, work["objects"], limit=SLICE, after=work["after"])
             owners = owners_of(connection, set(concerned.values()))
-        if len(concerned) < SLICE:
-            ending, status = ledger.Ending("processed"), "processed"
-            finish: Callable[[Connection], object] = lambda connection: ledger.finish(  # noqa: E731
-                connection, claim.token, [event.id], ending, self.version
-            )
-        else:
-            rest, status = _slice(work["objects"], after=max(concerned)), "sliced"
-            finish = lambda connection: ledger.next_slice(connection, claim.token, event.id, rest)  # noqa: E731
+        is_last = len(concerned) < SLICE
+        rest = b"" if is_last else _slice(work["objects"], after=max(concerned))
+
+        def finish(connection: Connection) -> object:
+            if is_last:
+                return ledger.finish(connection, claim.token, [event.id], ledger.Ending("processed"), self.version)
+            return ledger.next_slice(connection, claim.token, event.id, rest)
+
         self._decide(set(owners.values()), set(concerned), dict.fromkeys(owners.values(), event.id), finish)
-        return status
+        return "processed" if is_last else "sliced"
+
+    def _relink(self, claim: ledger.Claim, event: ledger.Claimed) -> str:
+        """Link the customers of a deleted user anew, and decide whom that concerns; says how the event ended."""
+        customers = json.loads(event.payload or b"{}")["customers"]
+        moved = link(self.engine, self.settings, customers=customers)
+        with self.engine.begin() as connection:
+            users = moved | set(owners_of(connection, customers).values())
+        self._decide(
+            users,
+            (),
+            dict.fromkeys(users, event.id),
+            lambda connection: ledger.finish(
+                connection, claim.token, [event.id], ledger.Ending("processed"), self.version
+            ),
+        )
+        return "processed"
 
 
 def _slice(objects: Iterable[str], *, after: str) -> bytes:

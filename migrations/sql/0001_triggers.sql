@@ -164,7 +164,7 @@ CREATE TRIGGER dues_decision_is_due AFTER INSERT OR UPDATE OR DELETE ON user_ove
 CREATE TRIGGER dues_decision_is_due AFTER INSERT OR UPDATE OF user_id, provider OR DELETE ON accounts
     FOR EACH ROW EXECUTE FUNCTION dues_decision_is_due();
 
--- A ban whose account was deleted meets whoever signed up with its address since.
+-- A ban, and its end, meet everybody who has its address: also whoever signed up with it since.
 CREATE FUNCTION dues_ban_is_due() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE users SET next_change_at = now() WHERE dues_email_hash(email) IN (OLD.email_hash, NEW.email_hash);
@@ -172,11 +172,11 @@ BEGIN
 END $$;
 
 CREATE TRIGGER dues_ban_is_due_insert AFTER INSERT ON user_overrides
-    FOR EACH ROW WHEN (NEW.user_id IS NULL AND NEW.email_hash IS NOT NULL) EXECUTE FUNCTION dues_ban_is_due();
+    FOR EACH ROW WHEN (NEW.email_hash IS NOT NULL) EXECUTE FUNCTION dues_ban_is_due();
 CREATE TRIGGER dues_ban_is_due_update AFTER UPDATE ON user_overrides
-    FOR EACH ROW WHEN (OLD.user_id IS NULL AND OLD.email_hash IS NOT NULL) EXECUTE FUNCTION dues_ban_is_due();
+    FOR EACH ROW WHEN (OLD.email_hash IS NOT NULL) EXECUTE FUNCTION dues_ban_is_due();
 CREATE TRIGGER dues_ban_is_due_delete AFTER DELETE ON user_overrides
-    FOR EACH ROW WHEN (OLD.user_id IS NULL AND OLD.email_hash IS NOT NULL) EXECUTE FUNCTION dues_ban_is_due();
+    FOR EACH ROW WHEN (OLD.email_hash IS NOT NULL) EXECUTE FUNCTION dues_ban_is_due();
 
 -- A link concerns whom it names and whose the customer was till now: an unlink names nobody.
 CREATE FUNCTION dues_link_is_due() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -192,13 +192,34 @@ END $$;
 CREATE TRIGGER dues_link_is_due AFTER INSERT OR UPDATE OR DELETE ON customer_links
     FOR EACH ROW EXECUTE FUNCTION dues_link_is_due();
 
+-- What Stripe has said of a customer stays when the account goes: the person may come back, or somebody else may prove
+-- to be the payer. So these rows lose their owner instead of following it (as rows without a customer do), and the
+-- customers are linked anew.
+CREATE FUNCTION dues_disown() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    orphans jsonb;
+BEGIN
+    UPDATE user_subscriptions SET user_id = NULL WHERE user_id = OLD.id AND stripe_customer_id IS NOT NULL;
+    UPDATE payment_history SET user_id = NULL WHERE user_id = OLD.id AND stripe_customer_id IS NOT NULL;
+    SELECT jsonb_agg(id ORDER BY id) INTO orphans FROM stripe_customers
+    WHERE user_id = OLD.id OR alias_of IN (SELECT id FROM stripe_customers WHERE user_id = OLD.id);
+    IF orphans IS NOT NULL THEN
+        INSERT INTO stripe_events (id, type, payload)
+        VALUES ('dues_' || replace(gen_random_uuid()::text, '-', ''), 'dues.relink',
+                convert_to(jsonb_build_object('customers', orphans)::text, 'UTF8'));
+    END IF;
+    RETURN OLD;
+END $$;
+
+CREATE TRIGGER dues_disown BEFORE DELETE ON users FOR EACH ROW EXECUTE FUNCTION dues_disown();
+
 -- Whatever the writer's search_path: a front end may well have its own schema with views of these names.
 DO $$
 DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY['dues_add_to_balance', 'dues_append_only', 'dues_book_tokens', 'dues_book_role',
-        'dues_remember_address', 'dues_decision_is_due', 'dues_ban_is_due', 'dues_link_is_due']
+        'dues_remember_address', 'dues_decision_is_due', 'dues_ban_is_due', 'dues_link_is_due', 'dues_disown']
     LOOP
         EXECUTE format('ALTER FUNCTION %I() SET search_path = %I, pg_temp', name, current_schema());
     END LOOP;

@@ -130,3 +130,26 @@ def test_links_wait_for_a_user_that_somebody_else_has_locked(here: World) -> Non
         other.execute(text("UPDATE stripe_customers SET metadata = '{}'"))
     thread.join(timeout=10)
     assert answer == [set()], "the evidence was gone when the lock was free"
+
+
+def test_a_deleted_account_leaves_what_stripe_said_and_its_customer_finds_the_next_owner(here: World) -> None:
+    """The customer's metadata name who is deleted; the e-mail, verified, is somebody else's."""
+    here.users(USER, "43")
+    here.execute("UPDATE users SET email = 'Alice@example.com', email_verified = now() WHERE id = '43'")
+    here.feed(*story())
+    here.feed(event(thing("customer.created", metadata={"user_id": USER}), "customer.updated", NOON + 5))
+    assert links(here) == {CUSTOMER: (USER, None, "customer_metadata")}
+    here.execute("DELETE FROM users WHERE id = :u", u=USER)
+    assert links(here) == {CUSTOMER: (None, None, "customer_metadata")}
+    assert here.one("SELECT user_id FROM user_subscriptions").user_id is None
+    assert here.road.process("live") == {"processed": 1}
+    assert links(here) == {CUSTOMER: ("43", None, "email")}
+    assert here.one("SELECT role::text FROM users").role == "PREMIUM"
+
+
+def test_a_row_that_hangs_on_its_user_alone_goes_with_it(here: World) -> None:
+    here.users(USER)
+    here.execute("INSERT INTO user_subscriptions (id, user_id) VALUES ('sub_by_hand', :u)", u=USER)
+    here.execute("DELETE FROM users")
+    assert here.execute("SELECT FROM user_subscriptions") == []
+    assert here.execute("SELECT FROM stripe_events") == []
