@@ -12,6 +12,11 @@ SWEPT = ("live", "bulk")
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
+def receiver(bind: str) -> list[Program]:
+    """The receiver, listening on host:port."""
+    return [Program("receiver", "ops.cli", ["serve", "--bind", bind])]
+
+
 def worker(lanes: Sequence[str], processes: int) -> list[Program]:
     """Programs of a worker that serves `lanes` (none given: all) with some processes, and a sweeper beside them.
 

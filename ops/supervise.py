@@ -78,6 +78,17 @@ class Supervisor:
         os.close(self._hand)
         os.close(self._leash)
 
+    def stop(self) -> None:
+        """End as after a signal; from any thread, and before `run` too."""
+        self._stop()
+        with contextlib.suppress(OSError):  # nobody sleeps who would have to be woken
+            self._waker.send(b"\0")
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it has been told to stop."""
+        return self._stops > 0
+
     def _end(self) -> None:
         logger.info("stopping; up to %.0f s for what is under way", self._drain)
         deadline = time.monotonic() + self._drain

@@ -1,0 +1,157 @@
+"""`dues users` and `dues setup-admin`: a person with everything that is known, and an administrator at once."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import psycopg
+import pytest
+
+from ops.console import operator
+from tests.ops.command_line import Answer, Dues
+
+# Ada has two customers, a subscription, a comp that has run out, a link by hand and a change; others have things too.
+ADA = """
+    INSERT INTO users (id, email, name) VALUES ('c1', 'Ada@example.com', 'Ada'), ('c2', 'bob@example.com', 'Bob');
+    INSERT INTO stripe_products (id, name) VALUES ('prod_1', 'Pro');
+    INSERT INTO stripe_customers (id, user_id, alias_of, linked_by, created) VALUES
+        ('cus_1', 'c1', NULL, 'customer_metadata', '2026-01-01Z'), ('cus_other', NULL, NULL, NULL, NULL),
+        ('cus_2', NULL, 'cus_1', 'email', NULL);
+    INSERT INTO user_subscriptions (id, user_id, stripe_customer_id, stripe_product_id, status) VALUES
+        ('sub_1', 'c1', 'cus_2', 'prod_1', 'active'), ('sub_2', NULL, 'cus_other', NULL, 'active');
+    INSERT INTO user_overrides (user_id, kind, role, author, reason, expires_at) VALUES
+        ('c1', 'comp', 'PREMIUM', 'eve', 'a prize', '2020-01-01Z'), ('c2', 'pause', NULL, 'eve', NULL, NULL);
+    INSERT INTO customer_links (stripe_customer_id, user_id, author) VALUES ('cus_2', 'c1', 'eve');
+    INSERT INTO membership_changes (user_id, role_from, role_to, status_from, status_to, reasons, event_id) VALUES
+        ('c1', 'USER', 'PREMIUM', 'INACTIVE', 'INACTIVE', '["sub_1 is active."]', 'evt_1');
+"""
+
+
+@pytest.mark.parametrize("who", ["c1", "ada@EXAMPLE.com"])
+def test_everything_known_of_a_person_is_shown(dues: Dues, plain: psycopg.Connection, who: str) -> None:
+    plain.execute(ADA)
+    told = dues.fine("users", "show", who, "--json").json
+    assert (told["id"], told["email"], told["role"], told["tokens"]) == ("c1", "Ada@example.com", "USER", 0)
+    assert [(one["id"], one["is_primary"], one["linked_by"]) for one in told["customers"]] == [
+        ("cus_1", True, "customer_metadata"),
+        ("cus_2", False, "email"),
+    ]
+    assert [(one["id"], one["product_name"], one["status"]) for one in told["subscriptions"]] == [
+        ("sub_1", "Pro", "active")
+    ]
+    assert [(one["kind"], one["author"], one["is_running"]) for one in told["overrides"]] == [("comp", "eve", False)]
+    assert [one["stripe_customer_id"] for one in told["links_by_hand"]] == ["cus_2"]
+    assert [(one["role_to"], one["reasons"], one["event_id"]) for one in told["changes"]] == [
+        ("PREMIUM", ["sub_1 is active."], "evt_1")
+    ]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told["created_at"])
+
+
+def test_people_get_the_same_to_read(dues: Dues, plain: psycopg.Connection) -> None:
+    plain.execute(ADA)
+    shown = dues.fine("users", "show", "c1").stdout
+    for line in (
+        r"^email +Ada@example\.com$",
+        r"^  cus_2 +no +email +– +– +–$",
+        r"^  sub_1 +active +Pro ",
+        r"^  comp +no +eve +a prize ",
+        r"^    role USER → PREMIUM$",
+        r"^    sub_1 is active\.$",
+    ):
+        assert re.search(line, shown, re.MULTILINE), (line, shown)
+    assert "links by hand: none" in dues.fine("users", "show", "c2").stdout
+
+
+def test_a_ban_by_address_is_shown_with_who_has_the_address_now(dues: Dues, plain: psycopg.Connection) -> None:
+    plain.execute("INSERT INTO users (id, email) VALUES ('c1', 'ada@example.com'), ('c2', 'bob@example.com')")
+    plain.execute("INSERT INTO user_overrides (user_id, kind, author) VALUES ('c1', 'ban', 'eve')")
+    plain.execute("DELETE FROM users WHERE id = 'c1'")
+    plain.execute("INSERT INTO users (id, email) VALUES ('c3', 'Ada@example.com')")
+    told = dues.fine("users", "show", "c3", "--json").json
+    assert [(one["kind"], one["is_running"]) for one in told["overrides"]] == [("ban", True)]
+    assert dues.fine("users", "show", "c2", "--json").json["overrides"] == []
+
+
+def test_nobody_is_a_failure(dues: Dues) -> None:
+    answer = dues("users", "show", "nobody@example.com")
+    assert (answer.code, answer.stderr) == (2, "Error: There is no user 'nobody@example.com'.\n")
+
+
+# --- setup-admin --------------------------------------------------------------------------------------------------
+
+
+def test_a_new_administrator_is_one_at_once(dues: Dues) -> None:
+    made = dues.fine("setup-admin", "Ada@Example.com", "--json").json
+    assert re.fullmatch(r"c[a-z0-9]{24}", made["id"])
+    assert (made["email"], made["role"], made["created"], made["promoted"]) == ("ada@example.com", "ADMIN", True, True)
+    told = dues.fine("users", "show", "ada@example.com", "--json").json
+    assert (told["role"], told["next_change_at"]) == ("ADMIN", None)
+    assert [(one["kind"], one["author"], one["ended_at"]) for one in told["overrides"]] == [("admin", operator(), None)]
+    assert told["changes"][0]["role_to"] == "ADMIN"
+
+
+def test_doing_it_again_changes_nothing(dues: Dues, plain: psycopg.Connection) -> None:
+    dues.fine("setup-admin", "ada@example.com")
+    before = dues.fine("users", "show", "ada@example.com").stdout
+    again = dues.fine("setup-admin", "ADA@example.com", "--json").json
+    assert (again["role"], again["created"], again["promoted"]) == ("ADMIN", False, False)
+    assert "nothing to do" in dues.fine("setup-admin", "ada@example.com").stdout
+    assert dues.fine("users", "show", "ada@example.com").stdout == before
+    assert plain.execute("SELECT FROM user_overrides").rowcount == 1
+
+
+def test_somebody_who_is_there_already_is_promoted(dues: Dues, plain: psycopg.Connection) -> None:
+    plain.execute("INSERT INTO users (id, email) VALUES ('c1', 'Ada@Example.com')")
+    plain.execute(
+        "INSERT INTO user_overrides (user_id, kind, author, ended_at, expires_at) VALUES"
+        " ('c1', 'admin', 'eve', now(), NULL), ('c1', 'admin', 'eve', NULL, now() + interval '1 day')"
+    )
+    done = dues.fine("setup-admin", "ada@example.com", "--json").json
+    assert (done["id"], done["role"], done["created"], done["promoted"]) == ("c1", "ADMIN", False, True)
+    assert plain.execute("SELECT count(*) FROM users").fetchone() == (1,)
+
+
+def test_two_at_once_make_one_administrator(dues: Dues, plain: psycopg.Connection) -> None:
+    from models.database import connect
+    from models.settings import read_settings
+    from ops.people import set_up_admin
+
+    settings = read_settings(dues.environment)
+    engine = connect(settings, application="test")
+    start = threading.Barrier(4)
+
+    def set_up() -> None:
+        start.wait()
+        set_up_admin(engine, settings, "ada@example.com", author="eve")
+
+    threads = [threading.Thread(target=set_up) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    engine.dispose()
+    assert plain.execute("SELECT role::text FROM users").fetchall() == [("ADMIN",)]
+    assert plain.execute("SELECT kind FROM user_overrides").fetchall() == [("admin",)]
+
+
+def test_a_ban_is_stronger_and_that_is_said(dues: Dues, plain: psycopg.Connection) -> None:
+    plain.execute("INSERT INTO users (id, email) VALUES ('c1', 'ada@example.com')")
+    plain.execute("INSERT INTO user_overrides (user_id, kind, author) VALUES ('c1', 'ban', 'eve')")
+    answer = dues("setup-admin", "ada@example.com")
+    assert answer.code == 1
+    assert "a ban is stronger" in answer.stderr
+
+
+def test_shadow_mode_keeps_the_role_and_that_is_said(dues: Dues) -> None:
+    answer: Answer = dues("setup-admin", "ada@example.com", DUES_SHADOW="1")
+    assert answer.code == 1
+    assert "DUES_SHADOW keeps Dues from writing roles" in answer.stderr
+
+
+@pytest.mark.parametrize("email", ["ada", "ada@", "a da@example.com", "ada@example.com\n", "a" * 300 + "@example.com"])
+def test_what_is_no_address_is_refused(dues: Dues, plain: psycopg.Connection, email: str) -> None:
+    answer = dues("setup-admin", email)
+    assert answer.code == 2
+    assert "is not an e-mail address" in answer.stderr
+    assert plain.execute("SELECT FROM users").rowcount == 0
