@@ -193,14 +193,14 @@ CREATE TRIGGER dues_link_is_due AFTER INSERT OR UPDATE OR DELETE ON customer_lin
     FOR EACH ROW EXECUTE FUNCTION dues_link_is_due();
 
 -- What Stripe has said of a customer stays when the account goes: the person may come back, or somebody else may prove
--- to be the payer. So these rows lose their owner instead of following it (as rows without a customer do), and the
+-- to be the payer. So these rows lose their owner instead of following it (as rows that are nobody's word do), and the
 -- customers are linked anew.
 CREATE FUNCTION dues_disown() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     orphans jsonb;
 BEGIN
-    UPDATE user_subscriptions SET user_id = NULL WHERE user_id = OLD.id AND stripe_customer_id IS NOT NULL;
-    UPDATE payment_history SET user_id = NULL WHERE user_id = OLD.id AND stripe_customer_id IS NOT NULL;
+    UPDATE user_subscriptions SET user_id = NULL WHERE user_id = OLD.id AND source <> 'stub';
+    UPDATE payment_history SET user_id = NULL WHERE user_id = OLD.id AND source <> 'stub';
     SELECT jsonb_agg(id ORDER BY id) INTO orphans FROM stripe_customers
     WHERE user_id = OLD.id OR alias_of IN (SELECT id FROM stripe_customers WHERE user_id = OLD.id);
     IF orphans IS NOT NULL THEN
