@@ -1,0 +1,48 @@
+"""Celery's configuration, in Celery's names: https://docs.celeryq.dev/en/stable/userguide/configuration.html."""
+
+from __future__ import annotations
+
+from kombu.entity import Exchange, Queue
+
+from workers.broker import PATIENCE, broker
+from workers.celery import settings
+
+broker_url, broker_transport_options = broker(settings.redis_url)
+broker_connection_timeout = PATIENCE
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+task_publish_retry = False
+
+accept_content = ["json"]
+task_serializer = "json"
+result_backend = None
+task_ignore_result = True
+enable_utc = True
+timezone = "UTC"
+
+# `live` and `bulk` are lanes of the ledger, `api` is for what calls Stripe: the live lane never waits for Stripe.
+# An exchange each: Celery would bind them all to one, and every message would reach all three.
+task_queues = [
+    Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
+    for name in ("live", "bulk", "api")
+]
+task_default_queue = "live"
+task_create_missing_queues = False
+
+# A worker is one process of the pool `solo`: the only one that survives a restart of Redis, and the fastest.
+worker_pool = "solo"
+worker_concurrency = 1
+worker_prefetch_multiplier = 1
+worker_enable_remote_control = False
+worker_hijack_root_logger = True
+worker_redirect_stdouts = False
+worker_log_format = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
+worker_task_log_format = worker_log_format
+worker_cancel_long_running_tasks_on_connection_loss = False
+
+# What waited an hour for a worker has been overtaken by what came after it.
+_EXPIRES = {"expires": 3600}
+beat_schedule = {
+    "sweep": {"task": "sweep", "schedule": float(settings.sweep_seconds), "options": _EXPIRES},
+    "decide_due": {"task": "decide_due", "schedule": 20.0, "options": _EXPIRES},
+}

@@ -1,0 +1,45 @@
+"""How Celery reaches Redis: `REDIS_URL` in kombu's words, and options that fail fast instead of blocking for ever."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+# Seconds. A Redis that does not answer within one is as good as away: the ledger knows what is to be done.
+PATIENCE = 1.0
+
+
+def broker(redis_url: str) -> tuple[str, dict[str, Any]]:
+    """Return kombu's URL and transport options for a URL as redis-py takes it (`redis:`, `rediss:`, `unix:`).
+
+    Sentinel URLs are Celery's own, `sentinel://host:26379/0;sentinel://…`, with `?master_name=` after one of them.
+    """
+    options: dict[str, Any] = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE, "max_retries": 0}
+    if redis_url.startswith("sentinel://"):
+        return _sentinel(redis_url, options)
+    if redis_url.startswith("unix://"):
+        return _unix(redis_url), options
+    if redis_url.startswith("rediss://") and "ssl_cert_reqs=" not in redis_url:
+        # What redis-py does by default; kombu would check nothing.
+        return f"{redis_url}{'&' if '?' in redis_url else '?'}ssl_cert_reqs=required", options
+    return redis_url, options
+
+
+def _unix(redis_url: str) -> str:
+    parts = urlsplit(redis_url)
+    query = dict(parse_qsl(parts.query))
+    database = query.pop("db", "0")
+    user, password = query.pop("username", parts.username or ""), query.pop("password", parts.password or "")
+    account = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
+    return f"redis+socket://{account}{parts.path}?{urlencode({'virtual_host': database, **query})}"
+
+
+def _sentinel(redis_url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    urls = []
+    for url in redis_url.split(";"):
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        if "master_name" in query:
+            options["master_name"] = query.pop("master_name")
+        urls.append(urlunsplit(parts._replace(query=urlencode(query))))
+    return ";".join(urls), options

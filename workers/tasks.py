@@ -1,0 +1,78 @@
+"""Every Celery task: a name and a call. No task carries data or is retried: the ledger knows what is to be done."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery.signals import worker_shutting_down
+from sqlalchemy.exc import SQLAlchemyError
+
+from models import ledger
+from models.database import connect
+from workers.bell import PRIORITY, TASK, Bell
+from workers.celery import app, settings
+from workers.due import decide_all_due
+from workers.process import ConnectionLostError, Road, describe
+
+logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def bell() -> Bell:
+    """The bell of this process."""
+    return Bell(settings.redis_url)
+
+
+@functools.cache
+def road() -> Road:
+    """The road of this process, with its connections; made when the first task needs it, never before a fork."""
+    return Road(connect(settings, application="worker"), settings, ring=bell().ring)
+
+
+@worker_shutting_down.connect
+def stop(**_: Any) -> None:
+    """On SIGTERM, let the task under way end soon and give its events back."""
+    road().stopping.set()
+
+
+@contextmanager
+def _in_a_line(task: str) -> Iterator[None]:
+    """Say in one line what PostgreSQL refused: with it away, every ring would leave a traceback."""
+    try:
+        yield
+    except (ConnectionLostError, SQLAlchemyError) as error:
+        logger.warning("%s: %s", task, describe(error))
+
+
+@app.task(name=TASK, priority=PRIORITY)
+def process_events(lane: ledger.Lane) -> None:
+    """Work off what is due in a lane of the ledger."""
+    bell().answer(lane)
+    with _in_a_line(TASK):
+        counts = road().process(lane)
+        if counts:
+            logger.info("%s: %s", lane, ", ".join(f"{n} {ending}" for ending, n in sorted(counts.items())))
+    if road().stopping.is_set():
+        bell().ring(lane)
+        bell().close()
+
+
+@app.task(name="sweep")
+def sweep() -> None:
+    """Send a worker to each lane in which something is due, whether or not a bell has rung for it."""
+    with _in_a_line("sweep"):
+        with road().engine.connect() as connection:
+            lanes = ledger.waiting_lanes(connection)
+        for lane in lanes:
+            process_events.apply_async((lane,), queue=lane)
+
+
+@app.task(name="decide_due")
+def decide_due() -> None:
+    """Decide the users whose time has come: sign-ups, ends of grace, overrides."""
+    with _in_a_line("decide_due"):
+        decide_all_due(road().engine, settings, road().stopping)
