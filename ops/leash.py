@@ -1,7 +1,8 @@
 """Runs a module that ends when the process that started it is gone, however that one died.
 
-`python leash.py FD SECONDS MODULE [ARGUMENT…]`: FD is the reading end of a pipe whose writing end only the starter has.
-Its end of file is followed by SIGTERM to ourselves and, after SECONDS, by SIGKILL to our whole process group.
+`python leash.py FD SECONDS MODULE [ARGUMENT…]`, as the leader of a process group: FD is the reading end of a pipe whose
+writing end only the starter has. Its end of file is followed by SIGTERM to our process group and, if we are still there after SECONDS, by
+SIGKILL to it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,9 @@ def watch(pipe: int, seconds: float) -> None:
     """Wait for the end of the starter, then end."""
     while os.read(pipe, 1):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.killpg(0, signal.SIGTERM)
     time.sleep(seconds)
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.killpg(0, signal.SIGKILL)
 
 
 def main(argv: list[str]) -> None:
