@@ -1,8 +1,8 @@
 """Runs a module that ends when the process that started it is gone, however that one died.
 
-`python leash.py FD SECONDS MODULE [ARGUMENT…]`, as the leader of a process group: FD is the reading end of a pipe whose
-writing end only the starter has. Its end of file is followed by SIGTERM to our process group and, if we are still there after SECONDS, by
-SIGKILL to it.
+`python leash.py FD SECONDS MODULE [ARGUMENT…]`, as the leader of a process group. FD is the reading end of a pipe whose
+writing end only the starter has. Its end of file is followed by SIGTERM to our process group and, if we are still there
+after SECONDS, by SIGKILL to it.
 """
 
 from __future__ import annotations
