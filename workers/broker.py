@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 # Seconds. A Redis that does not answer within one is as good as away: the ledger knows what is to be done.
 PATIENCE = 1.0
@@ -29,7 +29,8 @@ def _unix(redis_url: str) -> str:
     parts = urlsplit(redis_url)
     query = dict(parse_qsl(parts.query))
     database = query.pop("db", "0")
-    user, password = query.pop("username", parts.username or ""), query.pop("password", parts.password or "")
+    user = query.pop("username", unquote(parts.username or ""))
+    password = query.pop("password", unquote(parts.password or ""))
     account = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
     return f"redis+socket://{account}{parts.path}?{urlencode({'virtual_host': database, **query})}"
 
