@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kombu.entity import Exchange, Queue
 
+from workers.bell import PRIORITY, TASK
 from workers.broker import PATIENCE, broker
 from workers.celery import settings
 
@@ -27,6 +28,7 @@ task_queues = [
     for name in ("live", "bulk", "api")
 ]
 task_default_queue = "live"
+task_routes = {TASK: {"priority": PRIORITY}}
 task_create_missing_queues = False
 
 # A worker is one process of the pool `solo`: the only one that survives a restart of Redis, and the fastest.
@@ -38,7 +40,7 @@ worker_hijack_root_logger = True
 worker_redirect_stdouts = False
 worker_log_format = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 worker_task_log_format = worker_log_format
-worker_cancel_long_running_tasks_on_connection_loss = False
+worker_cancel_long_running_tasks_on_connection_loss = True  # of tasks acknowledged late: we have none
 
 # What waited an hour for a worker has been overtaken by what came after it.
 _EXPIRES = {"expires": 3600}

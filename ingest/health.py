@@ -124,7 +124,7 @@ _RECENT = text(
     f"""
     SELECT status, coalesce(reason, '') AS reason, type, count(*) AS n FROM (
         SELECT status, reason, type FROM stripe_events
-        WHERE received_at > clock_timestamp() - interval '1 hour' ORDER BY received_at DESC LIMIT {MOST_COUNTED}
+        WHERE received_at > now() - interval '1 hour' ORDER BY received_at DESC LIMIT {MOST_COUNTED}
     ) AS e GROUP BY 1, 2, 3 ORDER BY n DESC
     """,  # noqa: S608
 )

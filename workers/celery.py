@@ -7,13 +7,31 @@ import os
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.signals import after_setup_logger, beat_init, worker_init
+from kombu.connection import Connection
 
 from models.settings import SettingsError, read_settings, require
 
 settings = read_settings(os.environ)
 
-app = Celery("dues", include=["workers.tasks"])
+
+class Broker(Connection):
+    """A connection to Redis that is tried again every 3 seconds; Celery's own pauses grow to 30."""
+
+    def ensure_connection(self, *args: Any, **keywords: Any) -> Any:
+        """Connect, however often that takes."""
+        pauses = {"interval_start": 1, "interval_max": 3}
+        return super().ensure_connection(*args, **{**pauses, **keywords})  # type: ignore[no-untyped-call]
+
+
+class Messages(AMQP):
+    """Celery's messaging, with that connection."""
+
+    Connection = Broker
+
+
+app = Celery("dues", amqp=Messages, include=["workers.tasks"])
 app.config_from_object("celeryconfig")
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models import ledger
 from models.database import connect
-from workers.bell import PRIORITY, TASK, Bell
+from workers.bell import TASK, Bell
 from workers.celery import app, settings
 from workers.due import decide_all_due
 from workers.process import ConnectionLostError, Road, describe
@@ -48,7 +48,7 @@ def _in_a_line(task: str) -> Iterator[None]:
         logger.warning("%s: %s", task, describe(error))
 
 
-@app.task(name=TASK, priority=PRIORITY)
+@app.task(name=TASK)
 def process_events(lane: ledger.Lane) -> None:
     """Work off what is due in a lane of the ledger."""
     bell().answer(lane)

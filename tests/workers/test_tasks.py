@@ -1,0 +1,95 @@
+"""The tasks in a real worker: what they leave in the ledger when they are told to end, or PostgreSQL goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+
+import psycopg
+import redis
+
+from ops.embedded import EmbeddedPostgres
+from tests.support import eventually
+from tests.workers.serving import send, statuses, store, worker
+from workers.bell import Bell
+
+
+def environment(database_url: str, redis_url: str, **more: str) -> dict[str, str]:
+    return {"DATABASE_URL": database_url, "REDIS_URL": redis_url, **more}
+
+
+def ring(redis_url: str) -> None:
+    bell = Bell(redis_url)
+    bell.ring("live")
+    bell.close(timeout=5)
+
+
+def test_the_key_is_gone_once_a_worker_has_answered(database_url: str, redis_db_url: str) -> None:
+    with (
+        worker(environment(database_url, redis_db_url)),
+        contextlib.closing(redis.Redis.from_url(redis_db_url)) as client,
+    ):
+        client.set("dues:bell:live", "1")
+        client.delete("dues:bell:live")
+        ring(redis_db_url)
+        client.persist("dues:bell:live")
+        eventually(lambda: client.exists("dues:bell:live") == 0)
+
+
+def test_a_worker_told_to_end_gives_back_what_it_has_not_done_and_rings_for_others(
+    database_url: str, redis_db_url: str
+) -> None:
+    env = environment(database_url, redis_db_url, DUES_LIST_SIZE="5")
+    store(database_url, *(f"evt_{number:04}" for number in range(3000)))
+    with worker(env) as child:
+        ring(redis_db_url)
+        eventually(lambda: statuses(database_url).get("ignored", 0) > 50)
+        begin = time.monotonic()
+        child.send(signal.SIGTERM)
+        assert child.ends(timeout=20) == 0, child.output
+        assert time.monotonic() - begin < 5
+    with psycopg.connect(database_url) as connection:
+        left = "SELECT count(*), count(claim), max(attempts) FROM stripe_events WHERE status = 'received'"
+        waiting, claimed, attempts = connection.execute(left).fetchone() or (0, 0, 0)
+    assert waiting > 0
+    assert (claimed, attempts) == (0, 0)
+    with contextlib.closing(redis.Redis.from_url(redis_db_url)) as client:
+        assert client.llen("live\x06\x169") >= 1
+
+
+def test_with_postgres_away_a_task_says_so_in_a_line_and_the_worker_lives(
+    own_postgres: Callable[..., EmbeddedPostgres], redis_db_url: str
+) -> None:
+    server = own_postgres(port=0)
+    env = environment(server.url, redis_db_url)
+    with worker(env) as child:
+        store(server.url, "evt_1")
+        ring(redis_db_url)
+        eventually(lambda: statuses(server.url) == {"ignored": 1})
+        server.kill()
+        ring(redis_db_url)
+        child.says("process_events: OperationalError")
+        for task in ("sweep", "decide_due"):
+            send(redis_db_url, task)
+            child.says(f"{task}: OperationalError")
+        assert "Traceback" not in child.output
+        server.start()
+        store(server.url, "evt_2")
+        ring(redis_db_url)
+        eventually(lambda: statuses(server.url) == {"ignored": 2})
+        assert child.process.poll() is None
+
+
+def test_whoever_is_due_is_decided(database_url: str, redis_db_url: str) -> None:
+    env = environment(database_url, redis_db_url)
+    with psycopg.connect(database_url, autocommit=True) as connection, worker(env):
+        connection.execute("INSERT INTO users (id, email) VALUES ('u1', 'a@example.com')")
+        send(redis_db_url, "decide_due")
+
+        def decided() -> bool:
+            row = connection.execute("SELECT membership_status::text, next_change_at FROM users").fetchone()
+            return row == ("INACTIVE", None)
+
+        eventually(decided)
