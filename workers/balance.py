@@ -302,30 +302,31 @@ def _amounts(
     granted = sorted((entry for entry in entries if entry.kind == GRANT), key=lambda entry: entry.id)
     holders = {entry.source: entry.user_id for entry in granted}
     gone = {source for source, holder in holders.items() if holder is None}
+    had = {entry.source for entry in granted if entry.user_id == user_id}
     tried = _tried(user_id, {target.source for target in known}, entries, email_hash)
-    return {
-        target.source: 0 if target.source in gone or target.trial_of in tried else target.amount for target in known
-    }
+    refused = {target.source for target in known if target.trial_of in tried and target.source not in had}
+    return {target.source: 0 if target.source in gone | refused else target.amount for target in known}
 
 
 def _tried(user_id: str, current: Collection[str], entries: Sequence[Entry], email_hash: str | None) -> set[str]:
     """Return the products that "the user [or] their e-mail, kept as a hash in the ledger, has had" on trial.
 
-    What was taken back whole has not been had, and of today's sources `workers.tokens` chooses itself.
+    Of today's sources `workers.tokens` chooses itself. One that turned out to be somebody else's has been had only as
+    far as it can't be taken back any more.
     """
     kept: dict[int, int] = defaultdict(int)
     for entry in entries:
         if entry.kind in {GRANT, CLAWBACK, ADJUST}:
             kept[entry.grant_id or entry.id] += entry.amount
-    return {
-        _parts(entry.key)[2]
+    own = [(lot.source, lot.key) for lot in _Ledger(user_id, entries).lots if lot.sums[SPEND] + lot.sums[EXPIRE] < 0]
+    others = [
+        (entry.source, entry.key)
         for entry in entries
-        if entry.kind == GRANT
-        and entry.key.startswith(f"{_TRIAL}:")
-        and (entry.user_id == user_id or (email_hash is not None and entry.email_hash == email_hash))
-        and entry.source not in current
-        and kept[entry.grant_id or entry.id] > 0
-    }
+        if entry.kind == GRANT and entry.user_id != user_id and kept[entry.grant_id or entry.id] > 0
+        if email_hash is not None and entry.email_hash == email_hash
+    ]
+    keys = [_parts(key) for source, key in (*own, *others) if source not in current]
+    return {parts[2] for parts in keys if parts[0] == _TRIAL}
 
 
 @dataclass(eq=False, slots=True)

@@ -829,7 +829,7 @@ def _purchase(book: _Book, session: Session | None, intent: PaymentIntent | None
             amount = sum(book.allotment(tariff, quantity) for tariff, quantity in tariffs)
         unknown = [invoice_id for invoice_id, invoice in invoices if invoice is None or invoice.stub]
         if amount > 0 and unknown:
-            raise _WaitsError(f"invoice {unknown[0]} is not known yet")
+            raise _WaitsError(f"invoice {min(unknown)} is not known yet")
     except _WaitsError as reason:
         book.waiting.append(Note(source, str(reason)))
         return
