@@ -20,7 +20,7 @@ from ops.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from ops.failures import Failed
 from ops.supervise import Program, Supervisor
 
-DRAIN_SECONDS = 5.0
+DRAIN_SECONDS = 10.0
 READY_SECONDS = 60.0
 RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN = range(31, 37)
 COLORS = {"receiver": CYAN, "worker": GREEN, "sweeper": YELLOW, "beat": MAGENTA, "dues": BLUE}
@@ -60,7 +60,8 @@ def run(bind: str, workers: int) -> None:
     terminal = Terminal(sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     logging.basicConfig(level=logging.INFO, handlers=[_Handler(terminal)], format="%(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         _make_state_folder()
         if not stack.enter_context(console.only_development_here()):

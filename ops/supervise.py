@@ -107,9 +107,9 @@ class Supervisor:
     def _signals(self) -> Iterator[None]:
         self._waker.settimeout(0)
         self._wakes.settimeout(0)
-        # SIGHUP stays ignored if it is (nohup).
-        handlers = {number: self._stop for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN}
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        # Under nohup a SIGHUP means nothing. Shells that start something with & have it ignore Ctrl-C; we don't.
+        stops = [number for number in STOPS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._stop) for number in stops}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         waker_before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         try:
@@ -198,9 +198,7 @@ class _Child:
         lived = time.monotonic() - self._started
         self.kill()  # what it started must not stay behind
         self._short_lives = 0 if lived >= HEALTHY_SECONDS else self._short_lives + 1
-        delay = 0.0
-        if self._short_lives:
-            delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (self._short_lives - 1)) * random.uniform(0.5, 1.0)
+        delay = delay_after(self._short_lives)
         self._due = time.monotonic() + delay
         logger.error(
             "%s (process %d) ended by itself after %.1f s with %s; starting it again in %.1f s",
@@ -210,6 +208,14 @@ class _Child:
             _how(process.returncode),
             delay,
         )
+
+
+def delay_after(short_lives: int) -> float:
+    """Seconds to wait after so many short lives in a row; of several children not all start at once."""
+    if not short_lives:
+        return 0.0
+    # Bounded before it is an exponent: after some hours 2 ** n would be no float any more.
+    return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(short_lives - 1, 10)) * random.uniform(0.5, 1.0)
 
 
 def _how(code: int) -> str:

@@ -32,8 +32,8 @@ logger = logging.getLogger("ops.sweeper")
 
 # Seconds between two looks while nobody else works.
 ALONE_SECONDS = 2.0
-# Seconds that Celery's workers may take to notice that Redis is back (https://docs.celeryq.dev, 2 to 30 between tries).
-RECONNECT_SECONDS = 40.0
+# Seconds that Celery's workers may take to notice that Redis is back (workers/celery.py: 3 between tries).
+RECONNECT_SECONDS = 10.0
 
 
 @dataclass(slots=True)

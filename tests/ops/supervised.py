@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ops import logs
 from ops.supervise import Program, Supervisor
@@ -22,7 +23,6 @@ Note = Callable[[str], None]
 
 
 def steady(note: Note) -> None:
-    signal.signal(signal.SIGINT, lambda *_: note("interrupted"))
     note("started")
     time.sleep(60)
 
@@ -39,6 +39,7 @@ def draining(note: Note) -> None:
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, lambda *_: note("interrupted"))
     note("started")
     time.sleep(60)
 
@@ -61,11 +62,10 @@ def poisoned(note: Note) -> None:
     from models import ledger
     from ops import sweeper
     from workers import snapshots
-    from workers.shapes import Snapshot
 
     real = snapshots.read
 
-    def read(row: ledger.Kept) -> Snapshot | None:
+    def read(row: ledger.Kept) -> Any:
         if row.id == "evt_poison":
             os.kill(os.getpid(), signal.SIGKILL)
         return real(row)
