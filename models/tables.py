@@ -274,6 +274,12 @@ class Invoice(Mirrored, Base):
     lines_complete: Mapped[bool] = flag(default=True)
 
 
+Index(
+    "stripe_invoices_lines_idx",
+    Invoice.lines,
+    postgresql_using="gin",
+    postgresql_ops={"lines": "jsonb_path_ops"},
+)
 Index("stripe_invoices_stripe_subscription_id_status_created_idx", Invoice.stripe_subscription_id, Invoice.status,
       Invoice.created)  # fmt: skip
 
@@ -358,6 +364,12 @@ for _table in (Customer, Subscription, CheckoutSession):
             _table.metadata_[_key].astext,
             postgresql_using="hash",
         )
+Index(
+    "stripe_checkout_sessions_line_items_idx",
+    CheckoutSession.line_items,
+    postgresql_using="gin",
+    postgresql_ops={"line_items": "jsonb_path_ops"},
+)
 Index("stripe_customers_email_idx", func.lower(Customer.email), postgresql_using="hash")
 Index(
     "stripe_checkout_sessions_client_reference_id_idx",

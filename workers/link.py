@@ -34,7 +34,7 @@ def link(
     candidates = set(users)
     for _ in range(ROUNDS):
         with engine.begin() as connection:
-            people = _lock_users(connection, candidates)
+            people = load_users(connection, candidates, lock=True)
             known = _load(connection, customers, candidates)
             everybody = candidates | known.owners | _whom_it_names(connection, known.evidence)
             if everybody <= candidates:
@@ -83,13 +83,14 @@ class _Known:
         return {one.owner for one in self.stored.values() if one.owner is not None}
 
 
-def _lock_users(connection: Connection, ids: Collection[str]) -> list[identity.User]:
+def load_users(connection: Connection, ids: Collection[str], *, lock: bool = False) -> list[identity.User]:
+    """The users among `ids` who exist, with what tells whether their e-mail is theirs; with `lock` until the commit."""
     if not ids:
         return []
     rows = connection.execute(
         text(
-            "SELECT id, email, email_verified, email_changed_at FROM users WHERE id = ANY(:ids)"
-            " ORDER BY id FOR NO KEY UPDATE",
+            "SELECT id, email, email_verified, email_changed_at FROM users WHERE id = ANY(:ids) ORDER BY id"
+            + (" FOR NO KEY UPDATE" if lock else ""),
         ),
         {"ids": sorted(ids)},
     ).all()

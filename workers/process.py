@@ -18,13 +18,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from models import ledger
 from models.settings import Settings
-from workers import snapshots
+from workers import concern, snapshots
+from workers.handlers import BY_EVENT_TYPE
 from workers.link import UnsettledError, link, owners_of
 from workers.recompute import SLICE, decide
 from workers.shapes import MalformedError, Snapshot
@@ -222,25 +223,27 @@ class Road:
             moved = link(self.engine, self.settings, customers=effects.evidence_changed)
             self.checkpoint("link")
         with self.engine.begin() as connection:
-            concerned = subscriptions_with(connection, effects.catalogue, limit=SLICE + 1)
-            if len(concerned) > SLICE:
+            affected = concern.customers_with(connection, effects.catalogue, limit=SLICE + 1)
+            if len(affected) > SLICE:
                 ledger.enqueue(connection, RECOMPUTE, _slice(effects.catalogue, after=""))
-                concerned = {}
-            owners = owners_of(connection, effects.customers | set(concerned.values()))
+                affected = []
+            customers = effects.customers | set(affected) | concern.customers_of(connection, effects.objects)
+            owners = owners_of(connection, customers)
+            guests = concern.guests_of(connection, self.settings, effects)
         causes = {owners[one.customer]: one.source for one in read if one.customer in owners}
         self._decide(
-            moved | set(owners.values()),
-            effects.subscriptions | concerned.keys(),
+            moved | guests | set(owners.values()),
+            customers,
             causes,
             lambda connection: ledger.finish(
                 connection,
                 claim.token,
-                [one.source for one in read],
+                {one.source for one in read},
                 ledger.Ending("processed"),
                 self.version,
             ),
         )
-        counts: Counter[str] = Counter(processed=len(read))
+        counts: Counter[str] = Counter(processed=len({one.source for one in read}))
         for ending, ids in refused.items():
             counts[ending.status] += len(ids)
         return counts
@@ -255,14 +258,13 @@ class Road:
         for event in events:
             reason = self._reason_to_ignore(event)
             try:
-                one = None if reason else snapshots.read(event)
+                found = [] if reason else snapshots.read(event)
             except MalformedError as error:
                 refused[ledger.Ending("dead", "malformed", str(error))].append(event.id)
                 continue
-            if one is None:
+            if not found:
                 refused[ledger.Ending("ignored", reason or self._unhandled(event))].append(event.id)
-            else:
-                read.append(one)
+            read += found
         return read, refused
 
     def _reason_to_ignore(self, event: ledger.Kept) -> str | None:
@@ -272,6 +274,8 @@ class Road:
         return None if wanted is None or event.livemode is wanted else "livemode"
 
     def _unhandled(self, event: ledger.Kept) -> str:
+        if event.type in BY_EVENT_TYPE:
+            return "preview"
         # Thin events (FACTS §1.5) name an object without carrying it.
         is_thin = event.type.startswith(("v1.", "v2."))
         return "no_api_key" if is_thin and not self.settings.stripe_api_key else "type"
@@ -279,7 +283,7 @@ class Road:
     def _decide(
         self,
         users: Collection[str],
-        subscriptions: Collection[str],
+        customers: Collection[str],
         causes: Mapping[str, str],
         finish: Callable[[Connection], object],
     ) -> None:
@@ -289,7 +293,7 @@ class Road:
         for part in slices:
             is_last = part is slices[-1]
             with self.engine.begin() as connection:
-                decide(connection, self.settings, part, subscriptions=subscriptions if is_last else (), causes=causes)
+                decide(connection, self.settings, part, customers=customers if is_last else (), causes=causes)
                 if is_last:
                     finish(connection)
                 self.checkpoint("decide")
@@ -297,11 +301,11 @@ class Road:
     # --- work of our own ---
 
     def _recompute_slice(self, claim: ledger.Claim, event: ledger.Claimed) -> str:
-        """Decide the next SLICE of subscriptions that a change of the catalogue concerns; says how the event ended."""
+        """Decide the next SLICE of customers that a change of the catalogue concerns; says how the event ended."""
         work = json.loads(event.payload or b"{}")
         with self.engine.begin() as connection:
-            concerned = subscriptions_with(connection, work["objects"], limit=SLICE, after=work["after"])
-            owners = owners_of(connection, set(concerned.values()))
+            concerned = concern.customers_with(connection, work["objects"], limit=SLICE, after=work["after"])
+            owners = owners_of(connection, concerned)
         is_last = len(concerned) < SLICE
         rest = b"" if is_last else _slice(work["objects"], after=max(concerned))
 
@@ -332,37 +336,6 @@ class Road:
 
 def _slice(objects: Iterable[str], *, after: str) -> bytes:
     return json.dumps({"objects": sorted(objects), "after": after}).encode()
-
-
-_SUBSCRIPTIONS_WITH = text(
-    """
-    SELECT id, stripe_customer_id FROM (
-        SELECT id, stripe_customer_id FROM user_subscriptions WHERE stripe_product_id = ANY(:ids)
-        UNION SELECT id, stripe_customer_id FROM user_subscriptions WHERE stripe_price_id = ANY(:ids)
-        UNION SELECT s.id, s.stripe_customer_id FROM jsonb_array_elements(CAST(:items AS jsonb)) AS one
-        JOIN user_subscriptions s ON s.items @> one
-    ) AS s WHERE id > :after ORDER BY id LIMIT :limit
-    """,
-)
-
-
-def subscriptions_with(
-    connection: Connection,
-    objects: Collection[str],
-    *,
-    limit: int,
-    after: str = "",
-) -> dict[str, str]:
-    """{subscription: customer} of the subscriptions that have one of these products or prices, in the order of ids.
-
-    To be asked in a transaction of its own, after the one that wrote the objects: whoever writes a subscription that
-    this does not find yet will find the objects as they are now.
-    """
-    if not objects:
-        return {}
-    items = json.dumps([[{key: one}] for one in sorted(objects) for key in ("product", "price")])
-    parameters = {"ids": sorted(objects), "items": items, "after": after, "limit": limit}
-    return {row.id: row.stripe_customer_id for row in connection.execute(_SUBSCRIPTIONS_WITH, parameters)}
 
 
 # --- errors -------------------------------------------------------------------------------------------------------

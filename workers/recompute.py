@@ -1,4 +1,4 @@
-"""DECIDE: the shell around the pure decisions. Lock users, load their facts, decide, write only what differs.
+"""DECIDE: the shell around the pure decisions. Lock users, load facts, decide, book tokens, write what differs.
 
 Facts are loaded by statements that start after the users are locked, and were committed by earlier transactions:
 whichever of two lists decides last has seen what the other wrote.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, text
 
 from models.settings import Settings
-from workers import entitlements
+from workers import balance, bookkeeping, entitlements, tokens
 from workers.link import link, own_rows
 
 # Users of one transaction: so that locks are held for moments, and a front end waits no longer.
@@ -28,32 +29,52 @@ def decide(
     settings: Settings,
     users: Collection[str],
     *,
-    subscriptions: Collection[str] = (),
+    customers: Collection[str] = (),
     now: datetime | None = None,
     causes: Mapping[str, str] | None = None,
 ) -> dict[str, entitlements.Decision]:
     """Decide `users` (at most SLICE) at `now` (default: the database's clock), and write what differs.
 
-    `subscriptions` are ids whose best item may have changed although nobody, or nobody here, owns them; `causes` names
-    the event that led here, for the record. The caller commits.
+    `customers` are further ones, whose subscriptions' best items may have changed although nobody, or nobody here, owns
+    them; `causes` names the event that led here, for the record. The caller commits.
     """
     people = _lock_users(connection, users)
     owners = _owners(connection, people)
     own_rows(connection, owners)
-    _choose_best_items(connection, owners, subscriptions)
+    _choose_best_items(connection, {*owners, *customers})
     moment = now or connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     facts = _load_facts(connection, owners, settings.grace_days)
     overrides = _load_overrides(connection, people)
-    decisions = {
-        user: entitlements.decide(
-            facts.get(user) or entitlements.Facts((), settings.grace_days), overrides[user], moment
-        )
-        for user in people
-    }
+    nothing = entitlements.Facts((), settings.grace_days)
+    decisions = {user: entitlements.decide(facts.get(user, nothing), overrides[user], moment) for user in people}
     _record_changes(connection, people, decisions, causes or {}, shadow=settings.shadow)
     if not settings.shadow:
-        _write(connection, people, decisions)
+        plans = _bring_tokens(connection, settings, people, owners, decisions, moment)
+        decisions = {user: _until_expiry(decision, plans[user]) for user, decision in decisions.items()}
+        _write(connection, people, decisions, plans)
     return decisions
+
+
+def _until_expiry(decision: entitlements.Decision, plan: balance.Plan) -> entitlements.Decision:
+    """The decision with its next moment, if tokens expire before that."""
+    moments = [at for at in (decision.next_change_at, plan.tokens_expires_at) if at is not None]
+    return replace(decision, next_change_at=min(moments, default=None))
+
+
+def _bring_tokens(
+    connection: Connection,
+    settings: Settings,
+    people: Mapping[str, Row[Any]],
+    owners: Mapping[str, str | None],
+    decisions: Mapping[str, entitlements.Decision],
+    now: datetime,
+) -> dict[str, balance.Plan]:
+    facts = bookkeeping.load_facts(connection, settings, people.keys(), owners)
+    targets = {user: tokens.targets(found) for user, found in facts.items()}
+    paused = "grants" in settings.pause
+    banned = {user for user, decision in decisions.items() if paused or decision.role == "BANNED"}
+    hashes = {user: row.email_hash for user, row in people.items()}
+    return bookkeeping.bring(connection, targets, hashes, now, without_grants=banned)
 
 
 def decide_due(engine: Engine, settings: Settings, *, limit: int = SLICE) -> int:
@@ -61,7 +82,7 @@ def decide_due(engine: Engine, settings: Settings, *, limit: int = SLICE) -> int
     with engine.connect() as connection:
         due = connection.execute(
             text(
-                "SELECT id FROM users WHERE next_change_at <= clock_timestamp()"
+                "SELECT id FROM users WHERE next_change_at <= clock_timestamp()::timestamptz(3)"
                 " ORDER BY next_change_at, id LIMIT :limit",
             ),
             {"limit": limit},
@@ -81,7 +102,8 @@ def decide_due(engine: Engine, settings: Settings, *, limit: int = SLICE) -> int
 def _lock_users(connection: Connection, users: Collection[str]) -> dict[str, Row[Any]]:
     rows = connection.execute(
         text(
-            "SELECT id, role::text, membership_status::text, stripe_product_id, grace_until, next_change_at FROM users"
+            "SELECT id, role::text, membership_status::text, stripe_product_id, grace_until, tokens_expires_at,"
+            " next_change_at, dues_email_hash(email) AS email_hash FROM users"
             " WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE",
         ),
         {"ids": sorted(users)},
@@ -172,7 +194,7 @@ def _load_overrides(connection: Connection, users: Collection[str]) -> dict[str,
 # --- the best item ------------------------------------------------------------------------------------------------
 
 
-def _choose_best_items(connection: Connection, customers: Collection[str], subscriptions: Collection[str]) -> None:
+def _choose_best_items(connection: Connection, customers: Collection[str]) -> None:
     """Of subscriptions with several items, write product, price and quantity of the best.
 
     Which one that is depends on products' metadata, which the snapshot of the subscription can't know.
@@ -180,10 +202,10 @@ def _choose_best_items(connection: Connection, customers: Collection[str], subsc
     rows = connection.execute(
         text(
             "SELECT id, items, stripe_product_id, stripe_price_id, quantity FROM user_subscriptions"
-            " WHERE (stripe_customer_id = ANY(:customers) OR id = ANY(:ids)) AND jsonb_array_length(items) > 1"
+            " WHERE stripe_customer_id = ANY(:customers) AND jsonb_array_length(items) > 1"
             " ORDER BY id FOR NO KEY UPDATE",
         ),
-        {"customers": sorted(customers), "ids": sorted(subscriptions)},
+        {"customers": sorted(customers)},
     ).all()
     if not rows:
         return
@@ -222,33 +244,35 @@ _WRITE_BEST = text(
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def _columns(decision: entitlements.Decision) -> tuple[Any, ...]:
-    return (decision.role, decision.status, decision.product_id, decision.grace_until, decision.next_change_at)
+_COLUMNS = ("role", "membership_status", "stripe_product_id", "grace_until", "tokens_expires_at", "next_change_at")
 
 
 def _write(
     connection: Connection,
     people: Mapping[str, Row[Any]],
     decisions: Mapping[str, entitlements.Decision],
+    plans: Mapping[str, balance.Plan],
 ) -> None:
-    names = ("role", "membership_status", "stripe_product_id", "grace_until", "next_change_at")
-    rows = [
-        {"id": user, **{name: _json(value) for name, value in zip(names, _columns(decision), strict=True)}}
-        for user, decision in decisions.items()
-        if tuple(people[user])[1:] != _columns(decision)
-    ]
+    rows = []
+    for user, decision in decisions.items():
+        expires_at = plans[user].tokens_expires_at
+        grace, next_change_at = decision.grace_until, decision.next_change_at
+        answer = (decision.role, decision.status, decision.product_id, grace, expires_at, next_change_at)
+        if tuple(people[user])[1:7] != answer:
+            rows.append({"id": user, **{name: _json(value) for name, value in zip(_COLUMNS, answer, strict=True)}})
     if rows:
-        connection.execute(
-            text(
-                "UPDATE users u SET role = r.role, membership_status = r.membership_status,"
-                " stripe_product_id = r.stripe_product_id, grace_until = r.grace_until,"
-                " next_change_at = r.next_change_at"
-                " FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, role user_role,"
-                " membership_status membership_status, stripe_product_id text, grace_until timestamptz,"
-                " next_change_at timestamptz) WHERE u.id = r.id",
-            ),
-            {"rows": json.dumps(rows)},
-        )
+        connection.execute(_WRITE, {"rows": json.dumps(rows)})
+
+
+_WRITE = text(
+    """
+    UPDATE users u SET role = r.role, membership_status = r.membership_status, stripe_product_id = r.stripe_product_id,
+        grace_until = r.grace_until, tokens_expires_at = r.tokens_expires_at, next_change_at = r.next_change_at
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, role user_role, membership_status membership_status,
+        stripe_product_id text, grace_until timestamptz, tokens_expires_at timestamptz, next_change_at timestamptz)
+    WHERE u.id = r.id
+    """,
+)
 
 
 def _json(value: Any) -> Any:
@@ -294,7 +318,7 @@ def _record_changes(
             "event_id": causes.get(user),
         }
         for user, decision in decisions.items()
-        if tuple(people[user])[1:4] != _columns(decision)[:3]
+        if tuple(people[user])[1:4] != (decision.role, decision.status, decision.product_id)
     ]
     if rows:
         connection.execute(_RECORD, {"rows": json.dumps(rows), "shadow": shadow})

@@ -7,12 +7,13 @@ MalformedError, whose message names the place and never the value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 Json = Mapping[str, Any]
+Concern = Literal["invoice", "payment_intent", "charge"]
 
 LONGEST_ID = 255
 LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z: what both datetime and PostgreSQL can hold
@@ -46,10 +47,18 @@ class Handler:
     when_deleted: tuple[tuple[str, Any], ...] = ()
     # Where the row names its customer: `id` for the customer itself, None if it has none.
     customer_column: str | None = None
+    # (column, kind) of further objects whose customers are concerned.
+    concerns: tuple[tuple[str, Concern], ...] = ()
     # (table, id) of what the row names outside its foreign keys and will be asked about.
     names: Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]] = lambda _: ()
+    # Further objects that this one tells of, each with its `object` and an `id` that no other object gives it.
+    also: Callable[[Json], Iterable[Json]] = lambda _: ()
+    # Whether it only announces something that has no id yet.
+    is_preview: Callable[[Json], bool] = lambda _: False
     # Does the row say whose customer it is?
     is_evidence: bool = False
+    # Do its metadata say how many tokens something is worth, so that each version of them must be remembered?
+    is_tariff: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,8 @@ class Snapshot:
     livemode: bool | None
     object: Json
     previous: Json | None
+    # The object (type, id) of the events that tell of it: another one if it was told along with that.
+    told_with: tuple[str, str]
 
     @property
     def customer(self) -> str | None:
@@ -176,6 +187,41 @@ def metadata_keys(*keys: str) -> tuple[str, ...]:
     """SQL expressions that watch these keys of a row's metadata."""
     return tuple(f"t.metadata ->> '{key}'" for key in keys)
 
+
+def invoice_payment_of(
+    said_by: Json,
+    *,
+    invoice: str | None,
+    payment_intent: str | None,
+    charge: str | None,
+    is_paid: bool,
+    amount: int | None,
+) -> Iterator[Json]:
+    """What an object of an old API version says of an invoice and its payment, as an invoice payment of its own.
+
+    Its id is made of the speaker's and the other's: each speaker has its own word, and none overwrites another's.
+    """
+    others = [one for one in (invoice, payment_intent or charge) if one is not None and one != said_by["id"]]
+    if invoice is None or (payment_intent is None and charge is None):
+        return
+    yield {
+        "id": ":".join([said_by["id"], *others]),
+        "object": "invoice_payment",
+        "created": said_by.get("created"),
+        "livemode": said_by.get("livemode"),
+        "invoice": invoice,
+        "payment": {"payment_intent": payment_intent, "charge": charge},
+        "status": "paid" if is_paid else "open",
+        "amount_paid": amount,
+        "currency": said_by.get("currency"),
+    }
+
+
+# What waited for a stub goes on when something is said of it, be it nothing about tokens.
+IS_STUB = "t.source = 'stub'"
+
+# What metadata of products and prices say about tokens (CONTRACT §5, "Tokens").
+TARIFF_KEYS = ("tokens", "trial_tokens", "tokens_policy", "tokens_days")
 
 # Both spellings in which metadata name the user (CONTRACT §5, "Whose customer is it?").
 USER_KEYS = metadata_keys("user_id", "userId")

@@ -16,8 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from models import ledger, upsert
-from workers.handlers import BY_EVENT_TYPE
-from workers.shapes import Handler, Json, MalformedError, Snapshot, id_of, iso, seconds_of
+from workers.handlers import BY_EVENT_TYPE, BY_OBJECT_TYPE
+from workers.shapes import TARIFF_KEYS, Concern, Handler, Json, MalformedError, Snapshot, id_of, iso, seconds_of
 
 # Anything of this in the raw bytes may decode to what PostgreSQL cannot hold; then every text is looked at.
 SUSPICIOUS = re.compile(rb"\\u(0000|[dD][89a-fA-F])")
@@ -59,17 +59,17 @@ def _refuse_unstorable(value: Any) -> None:
             rest += item
 
 
-def read(row: ledger.Kept) -> Snapshot | None:
-    """Read an event of the ledger; None if Dues has no use for its type, which must be readable all the same.
+def read(row: ledger.Kept) -> list[Snapshot]:
+    """Read an event of the ledger: its object, and what that tells of others; nothing if Dues has no use for it.
 
-    Raises MalformedError.
+    What Dues has no use for must be readable all the same. Raises MalformedError.
     """
-    handler = BY_EVENT_TYPE.get(row.type)
     if row.payload is None:
         raise MalformedError("the payload is gone")
     event = decode(row.payload)
+    handler = BY_EVENT_TYPE.get(row.type)
     if handler is None:
-        return None
+        return []
     data = event.get("data")
     obj = data.get("object") if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(obj, dict):
@@ -77,7 +77,14 @@ def read(row: ledger.Kept) -> Snapshot | None:
     as_of = seconds_of(event, "created")
     if as_of is None:
         raise MalformedError("created is missing")
-    return snapshot(handler, obj, as_of=as_of, source=row.id, event_type=row.type, previous=_previous(data))
+    if handler.is_preview(obj):
+        return []
+    main = snapshot(handler, obj, as_of=as_of, source=row.id, event_type=row.type, previous=_previous(data))
+    also = [
+        snapshot(BY_OBJECT_TYPE[one["object"]], one, as_of=as_of, source=row.id, event_type=row.type, told_with=main)
+        for one in ([] if main.row is None else handler.also(obj))
+    ]
+    return [main, *also]
 
 
 def _previous(data: Json) -> Json | None:
@@ -85,7 +92,7 @@ def _previous(data: Json) -> Json | None:
     return previous if isinstance(previous, dict) else None
 
 
-def snapshot(
+def snapshot(  # noqa: PLR0913 - one keyword for each thing that Stripe said
     handler: Handler,
     obj: Json,
     *,
@@ -93,8 +100,12 @@ def snapshot(
     source: str,
     event_type: str,
     previous: Json | None = None,
+    told_with: Snapshot | None = None,
 ) -> Snapshot:
-    """Make the snapshot of `obj` as Stripe told it at `as_of` (Unix seconds). Raises MalformedError."""
+    """Make the snapshot of `obj` as Stripe told it at `as_of` (Unix seconds), perhaps along with another object.
+
+    Raises MalformedError.
+    """
     if obj.get("object", handler.object_type) != handler.object_type:
         raise MalformedError(f"data.object is not a {handler.object_type}")
     object_id = id_of(obj, "id")
@@ -117,6 +128,7 @@ def snapshot(
         livemode=livemode if isinstance(livemode, bool) else None,
         object=obj,
         previous=previous,
+        told_with=told_with.told_with if told_with else (handler.object_type, object_id),
     )
 
 
@@ -168,11 +180,12 @@ def _holds(value: Json, attributes: Json) -> bool:
 
 @dataclass(slots=True)
 class Effects:
-    """Whom a list of snapshots concerns: customers, and products and prices whose watched values changed."""
+    """Whom a list of snapshots concerns: customers, those of other objects, and products and prices that changed."""
 
     customers: set[str] = field(default_factory=set)
     evidence_changed: set[str] = field(default_factory=set)
-    subscriptions: set[str] = field(default_factory=set)
+    objects: dict[Concern, set[str]] = field(default_factory=lambda: defaultdict(set))
+    guests: set[str] = field(default_factory=set)
     catalogue: set[str] = field(default_factory=set)
 
 
@@ -189,14 +202,17 @@ def write(
     take part in a tie. `assume_changed` are sources (event ids) whose former try may have written without telling.
     The caller commits. Raises nothing of its own.
     """
-    newest = _newest(snapshots)
-    named = _named_parents(newest.values())
+    everything = list(snapshots)
+    newest = _newest(everything)
+    named = _named_parents(one for group in newest.values() for one in group)
     writing = _Writing(connection, applies, assume_changed)
     for table in upsert.LOCK_ORDER:
         missing = named[table] - upsert.lock_parents(connection, table, named[table]) if named[table] else set()
         groups = {row_id: group for (name, row_id), group in newest.items() if name == table}
         if groups or missing:
             writing.write_table(table, groups, missing)
+    tariffs = [one for one in everything if one.handler.is_tariff and one.row is not None and one.source != "stub"]
+    writing.remember_tariffs(tariffs)
     return writing.effects
 
 
@@ -213,18 +229,17 @@ def _newest(snapshots: Iterable[Snapshot]) -> dict[tuple[str, str], list[Snapsho
     return newest
 
 
-def _named_parents(groups: Iterable[list[Snapshot]]) -> dict[str, set[str]]:
-    """The ids that rows of this list name in foreign keys, and others they will be asked about, by table."""
+def _named_parents(snapshots: Iterable[Snapshot]) -> dict[str, set[str]]:
+    """The ids that rows name in foreign keys, and others they will be asked about, by table."""
     named: dict[str, set[str]] = defaultdict(set)
-    for group in groups:
-        for one in group:
-            if one.row is None:
-                continue
-            for column, parent in upsert.parents_of(one.handler.table):
-                if one.row[column] is not None:
-                    named[parent].add(one.row[column])
-            for parent, row_id in one.handler.names(one.row):
-                named[parent].add(row_id)
+    for one in snapshots:
+        if one.row is None:
+            continue
+        for column, parent in upsert.parents_of(one.handler.table):
+            if one.row[column] is not None:
+                named[parent].add(one.row[column])
+        for parent, row_id in one.handler.names(one.row):
+            named[parent].add(row_id)
     return named
 
 
@@ -243,24 +258,60 @@ class _Writing:
         result = upsert.write(self.connection, table, rows, stubs=stubs, watched=watched)
         tied = result.tied | {row_id for row_id in result.written if len(groups[row_id]) > 1}
         if tied:
-            decided = _decide_ties(self.connection, [groups[row_id] for row_id in sorted(tied)], self.applies)
+            winners = _decide_ties(self.connection, [groups[row_id] for row_id in sorted(tied)], self.applies)
+            self._stub_parents([one for one, _ in winners if one not in groups[one.id]])
+            decided = [as_row(one, contested=contested) for one, contested in winners]
             result.changed |= upsert.overwrite(self.connection, table, decided, watched=watched).changed
         if handler is not None:
             for row_id, group in groups.items():
                 changed = row_id in result.changed or any(one.source in self.assume_changed for one in group)
                 self._note(handler, group[0], changed=changed)
 
+    def _stub_parents(self, strangers: Sequence[Snapshot]) -> None:
+        """Give parents to winners of other lists, which may not have been there yet. Out of order, but only if new."""
+        named = _named_parents(strangers)
+        for table in upsert.LOCK_ORDER:
+            if missing := named[table] and named[table] - upsert.lock_parents(self.connection, table, named[table]):
+                upsert.write(self.connection, table, [], stubs=missing)
+
+    def remember_tariffs(self, tariffs: Sequence[Snapshot]) -> None:
+        """Keep what each snapshot of a product or price said about tokens, older ones too: payments lie in the past.
+
+        The rows that they belong to are locked by now, so that two lists decide about one second in turns.
+        """
+        if not tariffs:
+            return
+        groups: dict[tuple[str, str, int], list[Snapshot]] = defaultdict(list)
+        for one in tariffs:
+            groups[_place(one)].append(one)
+        rows = [
+            {
+                "object_id": one.id,
+                "as_of": iso(one.as_of),
+                "metadata": {key: one.row["metadata"][key] for key in TARIFF_KEYS if key in one.row["metadata"]},
+            }
+            for one, _ in _decide_ties(self.connection, list(groups.values()), self.applies)
+            if one.row is not None
+        ]
+        parameters = {"rows": json.dumps(rows)}
+        self.connection.execute(_REMEMBER, parameters)
+        self.effects.catalogue |= {row.object_id for row in self.connection.execute(_MATTERS, parameters)}
+
     def _note(self, handler: Handler, one: Snapshot, *, changed: bool) -> None:
         """Note whom the snapshot concerns: its customer in any case, others only if a watched value changed."""
-        if handler.customer_column is None:
-            self.effects.catalogue |= {one.id} if changed else set()
-            return
+        effects, row = self.effects, one.row or {}
+        if handler.is_tariff and changed:
+            effects.catalogue.add(one.id)
         if one.customer is not None:
-            self.effects.customers.add(one.customer)
+            effects.customers.add(one.customer)
             if handler.is_evidence and changed:
-                self.effects.evidence_changed.add(one.customer)
-        if handler.table == "user_subscriptions":
-            self.effects.subscriptions.add(one.id)
+                effects.evidence_changed.add(one.customer)
+        elif handler.is_evidence:
+            effects.guests.add(one.id)
+        for column, kind in handler.concerns:
+            named = one.id if column == "id" else row.get(column)
+            if named is not None:
+                effects.objects[kind].add(named)
 
 
 def as_row(one: Snapshot, *, contested: bool = False) -> upsert.Row:
@@ -277,6 +328,28 @@ def as_row(one: Snapshot, *, contested: bool = False) -> upsert.Row:
     return bookkeeping if one.row is None else {**one.row, **bookkeeping}
 
 
+_TARIFFS = "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(object_id text, as_of timestamptz, metadata jsonb)"
+
+_REMEMBER = text(
+    f"""
+    INSERT INTO stripe_metadata_history (object_id, as_of, metadata)
+    SELECT object_id, as_of, metadata FROM {_TARIFFS} ORDER BY object_id COLLATE "C", as_of
+    ON CONFLICT (object_id, as_of) DO UPDATE SET metadata = excluded.metadata
+    """,
+)
+
+# Which of them say something else than what was in force before (or, if nothing was, than what comes next).
+_MATTERS = text(
+    f"""
+    SELECT DISTINCT r.object_id FROM {_TARIFFS}
+    LEFT JOIN LATERAL (
+        SELECT h.metadata FROM stripe_metadata_history h WHERE h.object_id = r.object_id AND h.as_of <> r.as_of
+        ORDER BY h.as_of < r.as_of DESC, abs(extract(epoch FROM h.as_of - r.as_of)) LIMIT 1
+    ) AS near ON true
+    WHERE near.metadata IS DISTINCT FROM r.metadata
+    """,
+)
+
 _SET = text(
     """
     SELECT e.id, e.type, e.payload, e.livemode, e.account
@@ -292,30 +365,31 @@ def _decide_ties(
     connection: Connection,
     groups: Sequence[list[Snapshot]],
     applies: Callable[[ledger.Kept], bool],
-) -> list[upsert.Row]:
-    """The winners over all events that the ledger holds for each object and second. The rows are locked already."""
+) -> list[tuple[Snapshot, bool]]:
+    """The winner of each group, and whether it is contested, over all events that the ledger holds for its second.
+
+    A group is of one object and second, whose row is locked by now.
+    """
+    tellers = {(one.told_with, one.as_of) for group in groups for one in group}
     objects = [
-        {
-            "object_type": one.handler.object_type,
-            "object_id": one.id,
-            "second": iso(one.as_of),
-        }
-        for one in (group[0] for group in groups)
+        {"object_type": object_type, "object_id": object_id, "second": iso(as_of)}
+        for (object_type, object_id), as_of in sorted(tellers)
     ]
-    candidates = {one.id: {member.source: member for member in group} for group in groups for one in group}
+    candidates = {_place(group[0]): {one.source: one for one in group} for group in groups}
     for row in connection.execute(_SET, {"objects": json.dumps(objects)}):
         event = ledger.Kept(*row)
-        if applies(event) and (one := _readable(event)) is not None:
-            candidates[one.id].setdefault(one.source, one)
-    decided = []
-    for found in candidates.values():
-        best, contested = winner(found.values())
-        decided.append(as_row(best, contested=contested))
-    return decided
+        for one in _readable(event) if applies(event) else ():
+            if _place(one) in candidates:
+                candidates[_place(one)].setdefault(one.source, one)
+    return [winner(found.values()) for found in candidates.values()]
 
 
-def _readable(row: ledger.Kept) -> Snapshot | None:
+def _place(one: Snapshot) -> tuple[str, str, int]:
+    return one.handler.table, one.id, one.as_of
+
+
+def _readable(row: ledger.Kept) -> list[Snapshot]:
     try:
         return read(row)
     except MalformedError:  # it will be parked by its own try
-        return None
+        return []

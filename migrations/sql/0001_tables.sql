@@ -248,6 +248,7 @@ CREATE TABLE stripe_invoices (
     CONSTRAINT stripe_invoices_stripe_subscription_id_fkey FOREIGN KEY (stripe_subscription_id) REFERENCES user_subscriptions (id) ON DELETE SET NULL
 );
 CREATE INDEX stripe_invoices_stripe_customer_id_idx ON stripe_invoices (stripe_customer_id);
+CREATE INDEX stripe_invoices_lines_idx ON stripe_invoices USING gin (lines jsonb_path_ops);
 CREATE INDEX stripe_invoices_stripe_subscription_id_status_created_idx ON stripe_invoices (stripe_subscription_id, status, created);
 
 CREATE TABLE stripe_invoice_payments (
@@ -371,6 +372,7 @@ CREATE TABLE stripe_checkout_sessions (
     CONSTRAINT stripe_checkout_sessions_stripe_customer_id_fkey FOREIGN KEY (stripe_customer_id) REFERENCES stripe_customers (id) ON DELETE SET NULL
 );
 CREATE INDEX stripe_checkout_sessions_client_reference_id_idx ON stripe_checkout_sessions USING hash (client_reference_id);
+CREATE INDEX stripe_checkout_sessions_line_items_idx ON stripe_checkout_sessions USING gin (line_items jsonb_path_ops);
 CREATE INDEX stripe_checkout_sessions_metadata_user_id_idx ON stripe_checkout_sessions USING hash ((metadata ->> 'user_id'));
 CREATE INDEX stripe_checkout_sessions_metadata_userid_idx ON stripe_checkout_sessions USING hash ((metadata ->> 'userId'));
 CREATE INDEX stripe_checkout_sessions_payment_intent_id_idx ON stripe_checkout_sessions (payment_intent_id);

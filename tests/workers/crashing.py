@@ -32,7 +32,7 @@ def main(lane: str, where: str) -> None:
         road.checkpoint = lambda step: end() if step == name else None
     real = snapshots.read
 
-    def read(row: ledger.Kept) -> Snapshot | None:
+    def read(row: ledger.Kept) -> list[Snapshot]:
         if kind == "event" and row.id == name:
             end()
         return real(row)

@@ -123,10 +123,14 @@ class World:
         }
 
     def empty(self) -> None:
-        """Delete everything but the token ledger, so that the next delivery starts afresh."""
-        ours = ("membership_changes", "user_overrides", "customer_links", "stripe_events", "users")
+        """Delete everything, so that the next delivery starts afresh; only the owner of the tables may."""
+        ours = ("membership_changes", "user_overrides", "customer_links", "stripe_metadata_history", "users")
         with self.engine.begin() as connection:
-            for table in (*ours, *reversed(LOCK_ORDER)):
+            connection.execute(text("ALTER TABLE token_ledger DISABLE TRIGGER dues_append_only"))
+            connection.execute(text("DELETE FROM token_ledger"))
+            connection.execute(text("ALTER TABLE token_ledger ENABLE TRIGGER dues_append_only"))
+            # Events after users: a trigger asks for the customers of a deleted user to be linked anew.
+            for table in (*ours, *reversed(LOCK_ORDER), "stripe_events"):
                 connection.execute(text(f"DELETE FROM {table}"))
 
 

@@ -7,11 +7,36 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from workers.handlers import checkout_session, customer, price, product, subscription
+from workers.handlers import (
+    charge,
+    checkout_session,
+    customer,
+    dispute,
+    invoice,
+    invoice_payment,
+    payment_intent,
+    price,
+    product,
+    refund,
+    subscription,
+)
 from workers.shapes import Handler
 
-HANDLERS: tuple[Handler, ...] = tuple(
-    module.HANDLER for module in (product, price, customer, subscription, checkout_session)
+_MODULES = (
+    product,
+    price,
+    customer,
+    subscription,
+    invoice,
+    payment_intent,
+    invoice_payment,
+    charge,
+    refund,
+    dispute,
+    checkout_session,
 )
 
+HANDLERS: tuple[Handler, ...] = tuple(module.HANDLER for module in _MODULES)
+
 BY_EVENT_TYPE = MappingProxyType({event_type: handler for handler in HANDLERS for event_type in handler.events})
+BY_OBJECT_TYPE = MappingProxyType({handler.object_type: handler for handler in HANDLERS})

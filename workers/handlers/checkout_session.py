@@ -67,5 +67,6 @@ HANDLER = Handler(
         "t.created",
     ),
     customer_column="stripe_customer_id",
+    concerns=(("payment_intent_id", "payment_intent"), ("stripe_invoice_id", "invoice")),
     is_evidence=True,
 )

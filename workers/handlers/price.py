@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from workers.shapes import (
+    IS_STUB,
+    TARIFF_KEYS,
     Handler,
     Json,
     decimal_of,
@@ -44,8 +46,9 @@ HANDLER = Handler(
     table="stripe_prices",
     events=types("price", "created", "updated", "deleted"),
     read=read,
-    watched=metadata_keys("grace_days", "tokens", "trial_tokens", "tokens_policy", "tokens_days"),
+    watched=(IS_STUB, *metadata_keys("grace_days", *TARIFF_KEYS)),
     terminal=types("price", "deleted"),
     deleted=types("price", "deleted"),
     when_deleted=(("active", False),),
+    is_tariff=True,
 )

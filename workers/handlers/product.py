@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.shapes import Handler, Json, flag_of, id_of, int_of, metadata_keys, metadata_of, text_of, time_of, types
+from workers.shapes import (
+    IS_STUB,
+    TARIFF_KEYS,
+    Handler,
+    Json,
+    flag_of,
+    id_of,
+    int_of,
+    metadata_keys,
+    metadata_of,
+    text_of,
+    time_of,
+    types,
+)
 
 
 def read(product: Json) -> dict[str, Any]:
@@ -30,16 +43,9 @@ HANDLER = Handler(
     events=types("product", "created", "updated", "deleted"),
     read=read,
     progress=progress,
-    watched=metadata_keys(
-        "role",
-        "rank",
-        "grace_days",
-        "tokens",
-        "trial_tokens",
-        "tokens_policy",
-        "tokens_days",
-    ),
+    watched=(IS_STUB, *metadata_keys("role", "rank", "grace_days", *TARIFF_KEYS)),
     terminal=types("product", "deleted"),
     deleted=types("product", "deleted"),
     when_deleted=(("active", False),),
+    is_tariff=True,
 )
