@@ -733,7 +733,7 @@ def _cut(covers: list[_Billing], at: datetime, credit: int = 0) -> None:
     """End an item's coverage at a moment, and remember the credit that was given for the rest."""
     for billing in covers:
         if billing.until > at:
-            billing.until = max(billing.start, at)
+            billing.until = at
             billing.credited += credit
     covers[:] = [billing for billing in covers if billing.until > billing.start]
 

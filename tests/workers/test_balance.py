@@ -203,6 +203,13 @@ def test_a_later_stretch_that_was_booked_ends_the_earlier_even_if_all_of_it_is_r
     assert book.kinds() == [("grant", 100), ("clawback", -100)]
 
 
+def test_a_later_grant_that_has_come_to_wait_for_data_gives_the_earlier_back() -> None:
+    book = Book()
+    book.bring(month("il_1", FIRST), month("il_2", SECOND), now=FEB)
+    book.bring(month("il_1", FIRST), month("il_2", SECOND, amount=0), now=FEB)
+    assert book.sums() == {("il_1", month("il_1", FIRST).expires_at): 100}
+
+
 def test_while_the_later_grant_may_not_be_booked_the_earlier_lives_on() -> None:
     book = Book()
     book.bring(month("il_1", FIRST), now=FEB)

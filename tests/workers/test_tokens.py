@@ -245,7 +245,24 @@ def test_a_credit_of_an_unpaid_invoice_ends_nothing() -> None:
 
 
 def test_lines_that_come_twice_count_once() -> None:
-    assert amounts(facts(invoice(JAN, line("il_1", "100"), line("il_1", "100")))) == {"il_1": 100}
+    assert only(facts(invoice(JAN, line("il_1", "100"), line("il_1", "100")))).amount == 100
+
+
+def test_an_upgrade_ends_no_item_so_that_what_is_added_later_is_granted_in_full() -> None:
+    story = [
+        invoice(JAN, line("il_1", "100")),
+        # The credit's id is the greater one: it precedes its own change all the same.
+        invoice(day(10), credit("il_2z"), line("il_2a", "300", day(10))),
+        invoice(day(20), line("il_3", "500", day(20), item="si_2")),
+    ]
+    assert amounts(facts(*story)) == {"il_1": 100, "il_2a": 200, "il_3": 500}
+
+
+def test_the_invoice_of_a_purchase_grants_nothing_whatever_stands_on_it() -> None:
+    sold = Session("cs_1", "payment", invoice_id="in_0101")
+    assert targets(facts(invoice(JAN, line("il_1", "100")), sessions=[sold])).targets == ()
+    subscribed = replace(sold, mode="subscription")
+    assert amounts(facts(invoice(JAN, line("il_1", "100")), sessions=[subscribed])) == {"il_1": 100}
 
 
 def test_a_line_without_a_period_is_reported_and_grants_nothing() -> None:
@@ -282,6 +299,21 @@ def test_a_change_of_a_line_in_an_incomplete_invoice_waits_even_if_that_line_is_
     given = facts(cut, addition, change, swap)
     assert amounts(given) == {"il_4": 300}
     assert set(waiting(given)) == {"in_0101", "il_2b", "il_3b"}
+
+
+def test_a_missing_line_makes_nothing_else_wait_that_is_changed_beside_it() -> None:
+    story = [
+        invoice(JAN, line("il_1", "100")),
+        invoice(day(5), line("il_2", "100", day(5), item="si_2"), lines_complete=False),
+        invoice(
+            day(10),
+            credit("il_3a", item="si_1"),
+            credit("il_3b", item="si_7"),
+            line("il_3c", "500", day(10), item="si_1"),
+        ),
+    ]
+    assert amounts(facts(*story)) == {"il_1": 100, "il_3c": 400}
+    assert set(waiting(facts(*story))) == {"in_0105"}
 
 
 def test_lines_of_an_incomplete_invoice_are_not_named_but_those_behind_them_are() -> None:
@@ -409,6 +441,22 @@ def test_an_invoice_paid_in_parts_is_refunded_by_the_part() -> None:
         invoice_payments=[InvoicePayment("in_0101", "pi_1"), InvoicePayment("in_0101", charge_id="ch_2")],
     )
     assert only(given).share == Fraction(1, 3)
+
+
+def test_an_invoice_paid_by_a_part_of_one_payment_and_by_another_is_refunded_by_that_part() -> None:
+    given = paid(
+        Charge("ch_1", "pi_1", amount=1000, amount_refunded=500),
+        Charge("ch_2", "pi_2", amount=600, amount_refunded=0),
+        invoice_payments=[
+            InvoicePayment("in_0101", "pi_1", amount_paid=400),
+            InvoicePayment("in_0101", "pi_2", amount_paid=600),
+        ],
+    )
+    assert only(given).share == Fraction(200, 1000)
+
+
+def test_what_was_paid_out_of_band_is_not_refunded_with_the_rest() -> None:
+    assert only(paid(Charge("ch_1", "pi_1", amount=300, amount_refunded=300))).share == Fraction(1, 3)
 
 
 def test_a_failed_charge_beside_the_one_that_paid_does_not_water_down_the_refund() -> None:
