@@ -186,6 +186,7 @@ class EmbeddedServer(ABC):
         """Start the server and wait (seconds) until it takes queries; recovers first if it crashed."""
         if self.running:
             raise RuntimeError(f"{self.title} on {self.home} is already running")
+        is_new = not self.home.exists()
         self.home.mkdir(parents=True, exist_ok=True, mode=0o711 if self._account else 0o700)
         lock = self._lock()
         try:
@@ -195,7 +196,8 @@ class EmbeddedServer(ABC):
             self._launch(lock, timeout)
         except BaseException as error:
             self.kill()
-            shutil.rmtree(self.sockets, ignore_errors=True)
+            for folder in self._leftovers() if is_new else [self.sockets]:
+                shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, OSError):  # rootless containers may have no second account, for one
                 raise EmbeddedServerError(f"{self.title} on {self.home} did not start: {error}") from error
             raise
@@ -431,24 +433,42 @@ class EmbeddedPostgres(EmbeddedServer):
             "--auth-host": "scram-sha-256",
             **self._locale(),
         }
-        done = subprocess.run(
-            [
-                str(self.bin / "initdb"),
-                *(f"{name}={value}" if name.startswith("--") else f"{name}{value}" for name, value in options.items()),
-                *(["--no-sync"] if self.throwaway else []),
-            ],
-            capture_output=True,
+        command = [
+            str(self.bin / "initdb"),
+            *(f"{name}={value}" if name.startswith("--") else f"{name}{value}" for name, value in options.items()),
+            *(["--no-sync"] if self.throwaway else []),
+        ]
+        code, output = self._run_watched(command, lock)
+        password.unlink()
+        if code:
+            raise EmbeddedServerError(f"initdb failed on {self.home}:\n{output}")
+        unfinished.rename(self._data)
+
+    def _run_watched(self, command: list[str], lock: int) -> tuple[int, str]:
+        """Run a program as the account; its exit code and output. It ends, and cleans up, if we do before it."""
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             cwd="/",
             env=_clean_environment(),
             pass_fds=(lock,),
-            check=False,
+            start_new_session=True,
             **_as(self._account),
         )
-        password.unlink()
-        if done.returncode:
-            raise EmbeddedServerError(f"initdb failed on {self.home}:\n{done.stderr}")
-        unfinished.rename(self._data)
+        self._lifeline = self._watch(process.pid)
+        with process:
+            try:
+                output, _ = process.communicate()
+            except BaseException:
+                process.send_signal(self.stop_signal)
+                raise
+            finally:
+                process.wait()
+                self._forget()
+        return process.returncode, output
 
     def _locale(self) -> dict[str, str]:
         """The built-in C.UTF-8, the same on every host, unlike libc's; PostgreSQL before 17 has none."""
