@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,3 +185,10 @@ def test_links_to_files_lead_somewhere() -> None:
 )
 def test_commands_are_found_however_they_are_written(span: str, commands: set[str]) -> None:
     assert commands_in(span) == commands
+
+
+def test_every_rule_of_the_policy_names_a_case_that_exists() -> None:
+    cases = {case["name"] for file in (ROOT / "tests/cases").glob("*.json") for case in json.loads(read(file))}
+    rows = re.findall(r"^\| (?!rule|---)[^|]* \| ([^|]*) \|$", read(ROOT / "docs/policy.md"), flags=re.MULTILINE)
+    assert len(rows) > 40
+    assert sorted(set(rows) - cases) == []
