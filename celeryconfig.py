@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from kombu.entity import Exchange, Queue
+from kombu.entity import Queue
 
-from workers.bell import PRIORITY, TASK
 from workers.broker import PATIENCE, broker
 from workers.celery import settings
 
@@ -22,13 +21,8 @@ enable_utc = True
 timezone = "UTC"
 
 # `live` and `bulk` are lanes of the ledger, `api` is for what calls Stripe: the live lane never waits for Stripe.
-# An exchange each: Celery would bind them all to one, and every message would reach all three.
-task_queues = [
-    Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
-    for name in ("live", "bulk", "api")
-]
+task_queues = [Queue(name) for name in ("live", "bulk", "api")]  # type: ignore[no-untyped-call]
 task_default_queue = "live"
-task_routes = {TASK: {"priority": PRIORITY}}
 task_create_missing_queues = False
 
 # A worker is one process of the pool `solo`: the only one that survives a restart of Redis, and the fastest.

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models import ledger
 from models.database import connect
-from workers.bell import TASK, Bell
+from workers.bell import PRIORITY, TASK, Bell
 from workers.celery import app, settings
 from workers.due import decide_all_due
 from workers.process import ConnectionLostError, Road, describe
@@ -68,7 +68,7 @@ def sweep() -> None:
         with road().engine.connect() as connection:
             lanes = ledger.waiting_lanes(connection)
         for lane in lanes:
-            process_events.apply_async((lane,), queue=lane)
+            process_events.apply_async((lane,), queue=lane, priority=PRIORITY)
 
 
 @app.task(name="decide_due")

@@ -17,6 +17,7 @@ from tests.support import Child, eventually, free_port, running
 SECRET = "whsec_tests"
 TOKEN = "token-of-the-tests"
 URL = "/webhooks/stripe"
+CREATED = int(time.time())
 
 
 def event(event_id: str = "evt_1", **changes: Any) -> bytes:
@@ -26,7 +27,7 @@ def event(event_id: str = "evt_1", **changes: Any) -> bytes:
             "id": event_id,
             "object": "event",
             "type": "customer.created",
-            "created": int(time.time()),
+            "created": CREATED,
             "livemode": False,
             "data": {"object": {"id": "cus_1", "object": "customer"}},
             **changes,

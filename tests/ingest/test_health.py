@@ -7,8 +7,9 @@ from werkzeug.test import TestResponse
 
 from ingest import create_app
 from ingest.metrics import MANY_TYPES, OTHER, type_label
-from models.settings import Settings, SettingsError, read_settings
-from tests.ingest.serving import TOKEN, URL, event, settings_of, signed
+from models.settings import Settings, SettingsError
+from tests.ingest.conftest import application
+from tests.ingest.serving import TOKEN, URL, event, signed
 from tests.support import free_port
 
 
@@ -44,25 +45,17 @@ def test_it_is_not_ready_for_a_schema_of_another_version(
 
 
 def test_it_is_not_ready_for_a_database_without_a_schema(empty_database_url: str, redis_db_url: str) -> None:
-    app = create_app(read_settings(settings_of(empty_database_url, redis_db_url)))
-    try:
+    with application(empty_database_url, redis_db_url) as app:
         answer = get(app, "/readyz")
         assert answer.status_code == 503
         assert answer.get_json() == {"ready": False, "postgres": True, "schema": False, "redis": True}
-    finally:
-        app.extensions["bell"].close()
-        app.extensions["database"].close()
 
 
 def test_it_is_ready_without_redis_and_says_so(database_url: str) -> None:
-    app = create_app(read_settings(settings_of(database_url, f"redis://127.0.0.1:{free_port()}/0")))
-    try:
+    with application(database_url, f"redis://127.0.0.1:{free_port()}/0") as app:
         answer = get(app, "/readyz")
         assert answer.status_code == 200
         assert answer.get_json() == {"ready": True, "postgres": True, "schema": True, "redis": False}
-    finally:
-        app.extensions["bell"].close()
-        app.extensions["database"].close()
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong", f"{TOKEN}x", TOKEN[:-1], "töken"])

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
-from models.settings import read_settings
+from ingest import create_app
+from models.settings import Settings, read_settings
 from simulator.signing import sign
 from tests.ingest.serving import SECRET, URL, event, signed
 from workers.process import Road
@@ -69,17 +70,22 @@ def numbered(body: bytes, number: int) -> bytes:
     return body.replace(b'"id": "evt_1"', b'"id": "evt_%d"' % number)
 
 
-def stored(database: psycopg.Connection) -> list[tuple[Any, ...]]:
-    return database.execute("SELECT id, status, reason, payload FROM stripe_events").fetchall()
+def stored(ledger: psycopg.Connection) -> list[tuple[Any, ...]]:
+    return ledger.execute("SELECT id, status, reason, payload FROM stripe_events").fetchall()
 
 
 @pytest.fixture
-def process(app: Flask, database_url: str) -> Callable[[], None]:
+def app(shared_app: Flask, ledger: psycopg.Connection) -> Flask:
+    return shared_app
+
+
+@pytest.fixture
+def process(app: Flask, shared_url: str) -> Callable[[], None]:
     """Work off everything that is stored, the way a worker does."""
     from models.database import connect
 
     def work_off() -> None:
-        options = read_settings({"DATABASE_URL": database_url})
+        options = read_settings({"DATABASE_URL": shared_url})
         engine = connect(options, application="test")
         try:
             Road(engine, options).process("live")
@@ -89,11 +95,11 @@ def process(app: Flask, database_url: str) -> Callable[[], None]:
     return work_off
 
 
-def test_an_event_is_stored_byte_for_byte_before_it_is_acknowledged(app: Flask, database: psycopg.Connection) -> None:
+def test_an_event_is_stored_byte_for_byte_before_it_is_acknowledged(app: Flask, ledger: psycopg.Connection) -> None:
     body = b" " + event("evt_9", account="acct_1", api_version="2026-09-30.endive", created=1_793_520_000)
     answer = post(app, body)
     assert (answer.status_code, answer.json, answer.mimetype) == (200, {"received": True}, "application/json")
-    row = database.execute(
+    row = ledger.execute(
         "SELECT id, type, object_type, object_id, extract(epoch FROM created)::int, api_version, livemode, account,"
         " payload, status, attempts, lane FROM stripe_events"
     ).fetchone()
@@ -101,40 +107,40 @@ def test_an_event_is_stored_byte_for_byte_before_it_is_acknowledged(app: Flask, 
                    "acct_1", body, "received", 0, "live")  # fmt: skip
 
 
-def test_a_duplicate_is_acknowledged_and_changes_nothing(app: Flask, database: psycopg.Connection) -> None:
+def test_a_duplicate_is_acknowledged_and_changes_nothing(app: Flask, ledger: psycopg.Connection) -> None:
     post(app, event("evt_1"))
     again = post(app, event("evt_1", created=1))
     assert again.status_code == 200
-    assert [row[3] for row in stored(database)] == [event("evt_1")]
+    assert [row[3] for row in stored(ledger)] == [event("evt_1")]
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-def test_the_content_type_does_not_matter(app: Flask, database: psycopg.Connection, content_type: str) -> None:
+def test_the_content_type_does_not_matter(app: Flask, ledger: psycopg.Connection, content_type: str) -> None:
     body = event()
     assert post(app, body, signed(body) | {"Content-Type": content_type}).status_code == 200
-    assert [row[3] for row in stored(database)] == [body]
+    assert [row[3] for row in stored(ledger)] == [body]
 
 
 def test_everything_that_is_signed_is_stored_and_what_nobody_can_read_ends_dead(
-    app: Flask, database: psycopg.Connection, process: Callable[[], None]
+    app: Flask, ledger: psycopg.Connection, process: Callable[[], None]
 ) -> None:
     for number, (what, body) in enumerate(MALFORMED.items()):
         answer = post(app, numbered(body, number))
         assert (what, answer.status_code, answer.data) == (what, 200, b'{"received": true}')
     process()
-    endings = {row[3]: row[1:3] for row in stored(database)}
+    endings = {row[3]: row[1:3] for row in stored(ledger)}
     found = {what: endings[numbered(body, number)] for number, (what, body) in enumerate(MALFORMED.items())}
     assert found == dict.fromkeys(MALFORMED, ("dead", "malformed"))
 
 
-def test_what_is_no_event_is_refused_and_not_stored(app: Flask, database: psycopg.Connection) -> None:
+def test_what_is_no_event_is_refused_and_not_stored(app: Flask, ledger: psycopg.Connection) -> None:
     for what, body in REFUSED.items():
         answer = post(app, body)
         assert (what, answer.status_code, error_of(answer)) == (what, 400, "bad_request")
-    assert stored(database) == []
+    assert stored(ledger) == []
 
 
-def test_nothing_that_is_not_signed_is_read_or_stored(app: Flask, database: psycopg.Connection) -> None:
+def test_nothing_that_is_not_signed_is_read_or_stored(app: Flask, ledger: psycopg.Connection) -> None:
     body = event()
     for headers in (
         {},
@@ -145,7 +151,7 @@ def test_nothing_that_is_not_signed_is_read_or_stored(app: Flask, database: psyc
         assert (answer.status_code, error_of(answer)) == (400, "bad_request")
     unsigned = json.loads(post(app, b"\xff", {}).data)
     assert unsigned["detail"] == json.loads(post(app, body, {}).data)["detail"]
-    assert stored(database) == []
+    assert stored(ledger) == []
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"])
@@ -165,12 +171,13 @@ def test_answers_and_logs_hold_neither_payload_nor_secret(app: Flask, caplog: py
     assert "whsec_" not in said
 
 
-def test_an_unforeseen_error_is_a_500_that_says_nothing(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unforeseen_error_is_a_500_that_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> str:
         raise RuntimeError("alice@example.com")
 
-    app.add_url_rule("/broken", "broken", broken)
-    answer = app.test_client().get("/broken")
+    fresh = create_app(Settings(stripe_webhook_secrets=(SECRET,)))
+    fresh.add_url_rule("/broken", "broken", broken)
+    answer = fresh.test_client().get("/broken")
     assert (answer.status_code, error_of(answer)) == (500, "internal_server_error")
     assert "RuntimeError at" in caplog.text
     assert "alice" not in caplog.text + answer.text

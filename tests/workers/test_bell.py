@@ -73,6 +73,14 @@ def test_a_ring_without_an_answer_rings_again_after_a_second(bell: Bell, client:
     assert time.monotonic() - begin > 0.5
 
 
+def test_while_another_process_has_rung_it_does_not(redis_db_url: str, client: redis.Redis) -> None:
+    client.set(KEY, "1")
+    bell = Bell(redis_db_url)
+    bell.ring("live")
+    bell.close(timeout=5)
+    assert client.llen(LIVE) == 0
+
+
 def test_each_lane_has_a_bell_of_its_own(bell: Bell, client: redis.Redis) -> None:
     bell.ring("live")
     bell.ring("bulk")
@@ -142,12 +150,14 @@ def test_what_was_rung_while_redis_was_away_is_rung_when_it_is_back(
     own_valkey: Callable[..., EmbeddedValkey], port: int | None
 ) -> None:
     server = own_valkey(port=port)
-    with bell_at(server.redis_url) as bell:
+    with bell_at(server.redis_url) as bell, contextlib.closing(redis.Redis.from_url(server.redis_url)) as client:
+        bell.ring("live")
+        eventually(lambda: client.llen(LIVE) == 1)
+        client.flushall()
         server.kill()
         bell.ring("live")
         server.start()
-        with contextlib.closing(redis.Redis.from_url(server.redis_url)) as client:
-            eventually(lambda: client.llen(LIVE) == 1)
+        eventually(lambda: client.llen(LIVE) == 1)
 
 
 def test_it_rests_after_a_failure(caplog: pytest.LogCaptureFixture) -> None:

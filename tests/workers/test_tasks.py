@@ -38,6 +38,17 @@ def test_the_key_is_gone_once_a_worker_has_answered(database_url: str, redis_db_
         eventually(lambda: client.exists("dues:bell:live") == 0)
 
 
+def test_the_sweep_sends_one_message_to_each_lane_with_something_due(database_url: str, redis_db_url: str) -> None:
+    store(database_url, "evt_1", "evt_2", lane="bulk")
+    with contextlib.closing(redis.Redis.from_url(redis_db_url)) as client:
+        # A bell that has rung does not keep it from sending.
+        client.set("dues:bell:bulk", "1")
+        with worker(environment(database_url, redis_db_url), queues="api"):
+            send(redis_db_url, "sweep", queue="api")
+            eventually(lambda: client.llen("bulk\x06\x169") == 1)
+        assert (client.llen("live\x06\x169"), client.llen("live"), client.llen("bulk")) == (0, 0, 0)
+
+
 def test_a_worker_told_to_end_gives_back_what_it_has_not_done_and_rings_for_others(
     database_url: str, redis_db_url: str
 ) -> None:
