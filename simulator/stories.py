@@ -67,7 +67,7 @@ def membership_story(stripe: Stripe, users: Sequence[User] = USERS) -> Iterator[
     stripe.advance(begin + HOUR)
     customer = stripe.create_customer(bob.email, name=bob.name, metadata={"user_id": bob.id})
     bobs = stripe.checkout(pro_monthly.id, customer=customer.id, client_reference_id=bob.id, name=bob.name)
-    yield teller.step("Bob subscribes", f"{bob.name} signs up, pays $9 in Checkout and is a Pro member.")
+    yield teller.step("Bob subscribes", f"{bob.name} pays $9 in Checkout and is a Pro member.")
 
     stripe.advance(begin + 15 * HOUR)
     alices = stripe.checkout(pro_monthly.id, client_reference_id=alice.id, email=alice.email, name=alice.name)
