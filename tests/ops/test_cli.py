@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -131,10 +132,18 @@ def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
 
 
 def test_in_development_a_file_adds_to_the_environment(dues: Dues) -> None:
-    (dues.folder / ".env").write_text(f"DATABASE_URL={dues.environment.pop('DATABASE_URL')}\nDUES_LIST_SIZE=\n")
+    (dues.folder / ".env").write_text(f"DATABASE_URL={dues.environment.pop('DATABASE_URL')}\n")
     dues.fine("events", "list")
     dues.fine("events", "list", DUES_ENV="development")
     assert "DATABASE_URL is not set" in dues("events", "list", DUES_ENV="production").stderr
+
+
+def test_what_the_file_leaves_empty_is_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("PG_BIN_DIR=\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PG_BIN_DIR", raising=False)
+    console.load_environment()
+    assert "PG_BIN_DIR" not in os.environ
 
 
 def test_the_real_environment_wins_over_the_file(dues: Dues) -> None:

@@ -176,6 +176,7 @@ def reader(plain: psycopg.Connection, database_url: str) -> Iterator[str]:
 def test_a_role_that_may_not_create_schemas_compares_what_it_can(
     dues: Dues, plain: psycopg.Connection, reader: str
 ) -> None:
+    plain.execute("CREATE TABLE posts (id text PRIMARY KEY)")
     answer = dues.fine("db", "check", "--json", DATABASE_URL=reader)
     assert (answer.json["ok"], answer.json["complete"]) == (True, False)
     assert "were not compared" in answer.stderr

@@ -8,8 +8,12 @@ import threading
 import psycopg
 import pytest
 
+from models.database import connect
+from models.settings import read_settings
 from ops.console import operator
+from ops.people import set_up_admin
 from tests.ops.command_line import Answer, Dues
+from tests.support import eventually
 
 # Ada has two customers, a subscription, a comp that has run out, a link by hand and a change; others have things too.
 ADA = """
@@ -112,27 +116,28 @@ def test_somebody_who_is_there_already_is_promoted(dues: Dues, plain: psycopg.Co
     assert plain.execute("SELECT count(*) FROM users").fetchone() == (1,)
 
 
-def test_two_at_once_make_one_administrator(dues: Dues, plain: psycopg.Connection) -> None:
-    from models.database import connect
-    from models.settings import read_settings
-    from ops.people import set_up_admin
+def test_several_at_once_make_one_administrator(dues: Dues, plain: psycopg.Connection, database_url: str) -> None:
+    plain.execute("INSERT INTO users (id, email) VALUES ('c1', 'ada@example.com')")
+    engine = connect(read_settings(dues.environment), application="test")
 
-    settings = read_settings(dues.environment)
-    engine = connect(settings, application="test")
-    start = threading.Barrier(4)
+    def set_up(email: str) -> None:
+        set_up_admin(engine, read_settings(dues.environment), email, author="eve")
 
-    def set_up() -> None:
-        start.wait()
-        set_up_admin(engine, settings, "ada@example.com", author="eve")
-
-    threads = [threading.Thread(target=set_up) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    threads = [threading.Thread(target=set_up, args=[email]) for email in ["ada@example.com", "bob@example.com"] * 2]
+    with psycopg.connect(database_url) as blocker:
+        blocker.execute("SELECT FROM users FOR UPDATE")
+        for thread in threads:
+            thread.start()
+        waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        eventually(lambda: plain.execute(waiting).rowcount >= 2)
     for thread in threads:
         thread.join()
     engine.dispose()
-    assert plain.execute("SELECT role::text FROM users").fetchall() == [("ADMIN",)]
-    assert plain.execute("SELECT kind FROM user_overrides").fetchall() == [("admin",)]
+    assert plain.execute("SELECT email, role::text FROM users ORDER BY email").fetchall() == [
+        ("ada@example.com", "ADMIN"),
+        ("bob@example.com", "ADMIN"),
+    ]
+    assert plain.execute("SELECT kind FROM user_overrides").fetchall() == [("admin",), ("admin",)]
 
 
 def test_a_ban_is_stronger_and_that_is_said(dues: Dues, plain: psycopg.Connection) -> None:
