@@ -52,9 +52,12 @@ demo: setup ## play a whole story against a simulated Stripe (ARGS=--once ends b
 dev: setup ## servers, receiver, workers and beat in one terminal; Ctrl-C ends all of it
 	@$(BIN)/python -m ops.cli dev $(ARGS)
 
+# Each of these processes has servers of its own; more than four want more memory than they save time.
+PARALLEL ?= --numprocesses=logical --maxprocesses=4 --dist=worksteal
+
 .PHONY: test
 test: setup ## all tests, with branch coverage (ARGS=tests/models runs some)
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term $(ARGS)
 
 .PHONY: check
 check: setup ## lint, format, types, and the pinned packages against known vulnerabilities
