@@ -3,7 +3,7 @@
 import calendar
 from datetime import UTC, datetime
 
-MINUTE, HOUR, DAY = 60, 3600, 86400
+MINUTE, HOUR, HALF_DAY, DAY = 60, 3600, 43200, 86400
 DAYS = {"day": 1, "week": 7}
 MONTHS = {"month": 1, "year": 12}
 

@@ -29,22 +29,29 @@ class Checkout(Prorations):
         payment_link: str | None = None,
         metadata: Mapping[str, str] | None = None,
         subscription_metadata: Mapping[str, str] | None = None,
+        payment_metadata: Mapping[str, str] | None = None,
         trial_days: int | None = None,
     ) -> Session:
         """A session for one price, or several (id, quantity); mode `subscription` if one of them recurs.
 
-        `email` is filled in beforehand. Session metadata are not copied to the subscription: give
-        `subscription_metadata`. No event tells that a session was opened.
+        `email` is filled in beforehand. Session metadata are copied neither to the subscription nor to the
+        PaymentIntent: give `subscription_metadata`, or `payment_metadata` (payment mode), which the charge repeats.
+        No event tells that a session was opened.
         """
         if isinstance(prices, str):
             prices = [(prices, 1)]
         bought = [(self.prices[price], quantity) for price, quantity in prices]
+        mode = "subscription" if any(price.interval for price, _ in bought) else "payment"
+        if mode == "subscription" and payment_metadata:
+            raise InvalidRequestError("You can not pass `payment_intent_data` in `subscription` mode.")
+        if mode == "payment" and (trial_days or subscription_metadata):
+            raise InvalidRequestError("You can not pass `subscription_data` in `payment` mode.")
         return self._create(
             Session(
                 id=self.new_id("cs_live_a1" if self.livemode else "cs_test_a1"),
                 created=self.now,
                 livemode=self.livemode,
-                mode="subscription" if any(price.interval for price, _ in bought) else "payment",
+                mode=mode,
                 prices=tuple(prices),
                 amount_total=0 if trial_days else sum(price.amount(quantity) for price, quantity in bought),
                 currency=bought[0][0].currency,
@@ -55,6 +62,7 @@ class Checkout(Prorations):
                 payment_link=payment_link,
                 metadata=merged({}, metadata),
                 subscription_metadata=merged({}, subscription_metadata),
+                payment_metadata=merged({}, payment_metadata),
                 trial_days=trial_days,
             )
         )
@@ -118,7 +126,14 @@ class Checkout(Prorations):
         session = replace(session, customer=buyer, status="complete")
         if session.amount_total == 0:
             return self._complete(session, payment_status="no_payment_required")
-        intent = self._open_intent(session.amount_total, session.currency, buyer, description="Purchase")
+        intent = self._open_intent(
+            session.amount_total,
+            session.currency,
+            buyer,
+            description=None,
+            metadata=session.payment_metadata,
+            setup_future_usage=None,
+        )
         session = replace(session, payment_intent=intent.id)
         if delayed:
             self._change(intent, "payment_intent.processing", status="processing")
@@ -184,3 +199,30 @@ class Checkout(Prorations):
         )
         session = self.complete_checkout(session.id, name=name)
         return self.subscriptions[session.subscription or ""]
+
+    def purchase(  # noqa: PLR0913 - Stripe's own parameters
+        self,
+        prices: str | Sequence[tuple[str, int]],
+        *,
+        client_reference_id: str | None = None,
+        email: str | None = None,
+        name: str | None = None,
+        customer: str | None = None,
+        guest: bool = False,
+        metadata: Mapping[str, str] | None = None,
+        payment_metadata: Mapping[str, str] | None = None,
+    ) -> Session:
+        """Somebody buys something once, and pays at once.
+
+        No webhook shows what was bought: whoever sells tokens so says how many in the metadata of the session or of
+        its payment.
+        """
+        session = self.open_checkout(
+            prices,
+            client_reference_id=client_reference_id,
+            customer=customer,
+            email=email,
+            metadata=metadata,
+            payment_metadata=payment_metadata,
+        )
+        return self.complete_checkout(session.id, name=name, guest=guest)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from simulator.calendar import DAY
-from simulator.objects import Customer, Subscription
+from simulator.objects import Charge, Customer, Subscription
 from simulator.people import User, people
 from simulator.state import Stripe
 
@@ -68,7 +68,7 @@ class _Life:
             product = self.stripe.create_product(name, metadata=metadata)
             self.prices.append(self.stripe.create_price(product.id, amount).id)
         self.prices.append(self.stripe.create_price(product.id, 29000, interval="year").id)
-        pack = self.stripe.create_product("Token pack", metadata={"tokens": "50"})
+        pack = self.stripe.create_product("Token pack")
         self.one_time = self.stripe.create_price(pack.id, 300, interval=None).id
 
     def _wait_until(self, at: int) -> None:
@@ -149,22 +149,57 @@ class _Life:
         self.stripe.subscribe(customer.id, self._price())
 
     def _with_customer(self, customer: Customer) -> list[Action]:
-        stripe, id = self.stripe, customer.id
+        stripe, id, charges = self.stripe, customer.id, self._charges_of(customer)
         return [
             lambda: stripe.set_card(id, "ok"),
             lambda: stripe.card_starts_failing(id),
             lambda: stripe.update_customer(id, email=f"new.{customer.email}"),
             lambda: stripe.update_customer(id, metadata={"note": f"seen at {stripe.now}"}),
             *[lambda: self._buy_tokens(customer)] * 2,
+            *([lambda: self._take_back(charges[-1])] if charges else []),
             *([lambda: stripe.delete_customer(id)] if self.random.random() < 0.1 else []),
         ]
 
     def _buy_tokens(self, customer: Customer) -> None:
-        session = self.stripe.open_checkout(self.one_time, customer=customer.id, email=customer.email)
-        session = self.stripe.complete_checkout(session.id, delayed=self.random.random() < 0.5)
+        guest, in_session = self.random.random() < 0.2, self.random.random() < 0.5
+        tokens = {"tokens": self.random.choice(["50", "200"])}
+        session = self.stripe.open_checkout(
+            self.one_time,
+            customer=None if guest else customer.id,
+            client_reference_id=next(user for user, id in self.customers.items() if id == customer.id),
+            email=customer.email,
+            metadata=tokens if in_session else None,
+            payment_metadata=None if in_session else tokens,
+        )
+        session = self.stripe.complete_checkout(session.id, guest=guest, delayed=self.random.random() < 0.5)
         if session.payment_status == "unpaid":
             self._wait_until(self.stripe.now + self.random.randrange(2 * DAY))
             self.stripe.settle_checkout(session.id, ok=self.random.random() < 0.6)
+
+    def _charges_of(self, customer: Customer) -> list[Charge]:
+        """Those that can be taken back."""
+        charges = (charge for charge in self.stripe.charges.values() if charge.customer == customer.id)
+        return [c for c in charges if c.status == "succeeded" and not c.disputed and c.amount_refunded < c.amount]
+
+    def _take_back(self, charge: Charge) -> None:
+        self.random.choice([self._refund, self._refund, self._dispute])(charge)
+
+    def _refund(self, charge: Charge) -> None:
+        left = charge.amount - charge.amount_refunded
+        refund = self.stripe.refund(charge.id, self.random.choice([None, (left + 1) // 2, 1]))
+        if self.random.random() < 0.3:
+            self._wait_until(self.stripe.now + self.random.randrange(DAY, 4 * DAY))
+            self.stripe.fail_refund(refund.id)
+
+    def _dispute(self, charge: Charge) -> None:
+        dispute = self.stripe.dispute(charge.id, reason=self.random.choice(["fraudulent", "product_not_received"]))
+        if self.random.random() < 0.2:
+            return  # the bank takes its time
+        self._wait_until(self.stripe.now + self.random.randrange(DAY, 9 * DAY))
+        if self.random.random() < 0.6:
+            self.stripe.submit_evidence(dispute.id)
+            self._wait_until(self.stripe.now + self.random.randrange(DAY, 9 * DAY))
+        self.stripe.close_dispute(dispute.id, self.random.choice(["won", "lost"]))
 
     def _with_subscription(self, subscription: Subscription) -> list[Action]:
         stripe, id = self.stripe, subscription.id

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from simulator.calendar import DAY, HOUR
+from simulator.disputes import Disputes
 from simulator.objects import Invoice, InvoicePayment, Line, PaymentIntent, Subscription
-from simulator.payments import Payments
 from simulator.world import InvalidRequestError, Timer, api_call
 
 # Days between the attempts to collect a renewal; after the last one dunning is over.
@@ -17,7 +17,7 @@ DRAFT_S = HOUR
 DESCRIPTIONS = {"subscription_create": "Subscription creation"}
 
 
-class Invoices(Payments):
+class Invoices(Disputes):
     """Bills for subscriptions, collected by card."""
 
     def __init__(self, seed: int | str, clock: int, *, livemode: bool = False, burst: bool = True) -> None:

@@ -211,13 +211,14 @@ class PaymentIntent(Thing):
     amount: int
     currency: str
     customer: str | None
-    description: str
+    description: str | None
     status: str = "requires_payment_method"
     amount_received: int = 0
     invoice: str | None = None
     latest_charge: str | None = None
     payment_method: str | None = None
     failed_payment_method: str | None = None
+    setup_future_usage: str | None = "off_session"
     metadata: Mapping[str, str] = field(default_factory=_no_metadata)
 
 
@@ -228,7 +229,7 @@ class Charge(Thing):
     amount: int
     currency: str
     customer: str | None
-    description: str
+    description: str | None
     payment_intent: str
     payment_method: str
     status: str
@@ -237,11 +238,57 @@ class Charge(Thing):
     balance_transaction: str | None = None
     amount_refunded: int = 0
     disputed: bool = False
+    metadata: Mapping[str, str] = field(default_factory=_no_metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refund(Thing):
+    """Money given back of one charge. `reference` is the card network's number for it, once known."""
+
+    amount: int
+    currency: str
+    charge: str
+    payment_intent: str
+    payment_method: str
+    customer: str | None
+    balance_transaction: str
+    reason: str | None = None
+    status: str = "succeeded"
+    reference: str | None = None
+    failure_reason: str | None = None
+    failure_balance_transaction: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=_no_metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceTransaction(Thing):
+    """Money that a dispute took from the merchant's balance (below 0) or brought back; the fee is taken besides."""
+
+    amount: int
+    fee: int
+    currency: str
+    source: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispute(Thing):
+    """A chargeback of one charge. `submissions` counts the merchant's answers, which are due by `due_by`."""
+
+    amount: int
+    currency: str
+    charge: str
+    payment_intent: str
+    reason: str
+    due_by: int
+    status: str = "needs_response"
+    submissions: int = 0
+    balance_transactions: tuple[BalanceTransaction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session(Thing):
-    """A visit to Checkout. Ours: `prices` (id, quantity), `subscription_metadata`, `trial_days`."""
+    """A visit to Checkout. Ours: `prices` (id, quantity), `trial_days`, the metadata of what it makes."""
 
     mode: str
     prices: tuple[tuple[str, int], ...]
@@ -261,6 +308,7 @@ class Session(Thing):
     invoice: str | None = None
     metadata: Mapping[str, str] = field(default_factory=_no_metadata)
     subscription_metadata: Mapping[str, str] = field(default_factory=_no_metadata)
+    payment_metadata: Mapping[str, str] = field(default_factory=_no_metadata)
     trial_days: int | None = None
 
 

@@ -1,4 +1,4 @@
-"""PaymentIntents and charges; refunds and disputes belong here too."""
+"""PaymentIntents and charges."""
 
 from collections.abc import Mapping
 
@@ -9,15 +9,16 @@ from simulator.objects import Charge, PaymentIntent
 class Payments(Customers):
     """How money moves."""
 
-    def _open_intent(
+    def _open_intent(  # noqa: PLR0913 - what makes a PaymentIntent
         self,
         amount: int,
         currency: str,
         customer: str | None,
         *,
-        description: str,
+        description: str | None,
         invoice: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        setup_future_usage: str | None = "off_session",
     ) -> PaymentIntent:
         intent = PaymentIntent(
             id=self.new_id("pi_3"),
@@ -29,6 +30,7 @@ class Payments(Customers):
             description=description,
             invoice=invoice,
             metadata=dict(metadata or {}),
+            setup_future_usage=setup_future_usage,
         )
         return self._create(intent, "payment_intent.created")
 
@@ -49,6 +51,7 @@ class Payments(Customers):
             payment_intent=intent.id,
             payment_method=payment_method,
             status="succeeded" if ok else "failed",
+            metadata=intent.metadata,
         )
         self._create(charge, "charge.succeeded" if ok else "charge.failed")
         if not ok:

@@ -1,7 +1,7 @@
 """The simulated Stripe as a whole.
 
-Its layers are, from the ground up: world (objects, clock, events) → catalog → customers → payments → invoices →
-subscriptions → prorations → checkout.
+Its layers are, from the ground up: world (objects, clock, events) → catalog → customers → payments → refunds →
+disputes → invoices → subscriptions → prorations → checkout.
 """
 
 from simulator.checkout import Checkout
@@ -12,5 +12,5 @@ class Stripe(Checkout):
 
     Methods do what the API, the Dashboard or a buyer does; `advance(to)` lets time pass, which renews, retries,
     expires and ends what is due. `events` holds all that happened, in the true order; the objects are in
-    `products`, `prices`, `customers`, `subscriptions`, `invoices`, … by id.
+    `products`, `prices`, `customers`, `subscriptions`, `invoices`, `charges`, … by id.
     """

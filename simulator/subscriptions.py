@@ -195,9 +195,8 @@ class Subscriptions(Invoices):
         """Announce a subscription with its first invoice; `intent` has paid it already (Checkout)."""
         customer = self.customers[subscription.customer]
         self._change(customer, currency=subscription.currency)
-        lines = [
-            self._line(subscription, item, amount=0 if subscription.trial_end else None) for item in subscription.items
-        ]
+        billed = self._trial_line if subscription.trial_end else self._line
+        lines = [billed(subscription, item) for item in subscription.items]
         due = sum(line.amount for line in lines) + customer.balance > 0
         paid = intent is not None or customer.card == "ok" or not due
         if subscription.status == "active" and (created_incomplete or not paid):
@@ -316,6 +315,10 @@ class Subscriptions(Invoices):
             period_end=item.current_period_end,
             metadata=subscription.metadata,
         )
+
+    def _trial_line(self, subscription: Subscription, item: Item) -> Line:
+        line = self._line(subscription, item, amount=0)
+        return replace(line, description=f"Trial period for {self._name_of(item.price)}")
 
     def _name_of(self, price: Price) -> str:
         product = self.products.get(price.product)

@@ -11,12 +11,14 @@ from simulator.ids import Ids
 from simulator.objects import (
     Charge,
     Customer,
+    Dispute,
     Event,
     Invoice,
     InvoicePayment,
     PaymentIntent,
     Price,
     Product,
+    Refund,
     Session,
     Subscription,
     Thing,
@@ -73,6 +75,8 @@ class World:
         self.invoice_payments: dict[str, InvoicePayment] = {}
         self.payment_intents: dict[str, PaymentIntent] = {}
         self.charges: dict[str, Charge] = {}
+        self.refunds: dict[str, Refund] = {}
+        self.disputes: dict[str, Dispute] = {}
         self.sessions: dict[str, Session] = {}
         self._shelves: dict[type[Thing], dict[str, Any]] = {
             Product: self.products,
@@ -83,6 +87,8 @@ class World:
             InvoicePayment: self.invoice_payments,
             PaymentIntent: self.payment_intents,
             Charge: self.charges,
+            Refund: self.refunds,
+            Dispute: self.disputes,
             Session: self.sessions,
         }
         self._timers: dict[type[Thing], Callable[[Any], Iterable[Timer]]] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from simulator import objects
 from simulator.envelope import envelope
-from simulator.render import catalog, checkout, invoice, payment, subscription
+from simulator.render import catalog, checkout, dispute, invoice, payment, refund, subscription
 from simulator.versions import ENDIVE, VERSIONS
 
 Json = dict[str, Any]
@@ -25,6 +25,8 @@ RENDERERS: Mapping[type[objects.Thing], Callable[[Any, str], Json]] = {
     objects.InvoicePayment: invoice.invoice_payment,
     objects.PaymentIntent: payment.payment_intent,
     objects.Charge: payment.charge,
+    objects.Refund: refund.refund,
+    objects.Dispute: dispute.dispute,
     objects.Session: checkout.session,
 }
 

@@ -65,7 +65,7 @@ def payment_intent(intent: PaymentIntent, api_version: str) -> Json:
         "processing": None,
         "receipt_email": None,
         "review": None,
-        "setup_future_usage": "off_session",
+        "setup_future_usage": intent.setup_future_usage,
         "shipping": None,
         "source": None,
         "statement_descriptor": None,
@@ -133,7 +133,7 @@ def charge(charge: Charge, api_version: str) -> Json:
         "failure_message": None if ok else FAILURE_MESSAGE,
         "fraud_details": {},
         "livemode": charge.livemode,
-        "metadata": {},
+        "metadata": dict(charge.metadata),
         "on_behalf_of": None,
         "outcome": {
             "advice_code": None if ok else "try_again_later",

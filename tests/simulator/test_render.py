@@ -73,6 +73,25 @@ def one_time() -> Stripe:
     return stripe
 
 
+def refunded() -> Stripe:
+    stripe, _, _ = shop()
+    stripe.refund(next(iter(stripe.charges)), 500)
+    return stripe
+
+
+def disputed() -> Stripe:
+    stripe, _, _ = shop()
+    stripe.dispute(next(iter(stripe.charges)))
+    return stripe
+
+
+def pack() -> Stripe:
+    stripe, _, _ = shop()
+    price = stripe.create_price(next(iter(stripe.products)), 500, currency="jpy", interval=None)
+    stripe.purchase(price.id, client_reference_id="42", email="a@example.com", name="A", metadata={"user_id": "42"})
+    return stripe
+
+
 SHAPES: list[tuple[str, str, str, Callable[[], Stripe]]] = [
     ("product.created", "product.created", ENDIVE, lambda: shop()[0]),
     ("price.created", "price.created", ENDIVE, lambda: shop()[0]),
@@ -94,6 +113,10 @@ SHAPES: list[tuple[str, str, str, Callable[[], Stripe]]] = [
     ("checkout.session.completed", "checkout.session.completed", ENDIVE, lambda: shop()[0]),
     ("checkout.session.completed", "checkout.session.completed__old_api_version", ACACIA, lambda: shop()[0]),
     ("checkout.session.completed", "checkout.session.completed__guest", ENDIVE, one_time),
+    ("checkout.session.completed", "checkout.session.completed__payment_mode", ENDIVE, pack),
+    ("refund.created", "refund.created", ENDIVE, refunded),
+    ("charge.refunded", "charge.refunded__partial", ENDIVE, refunded),
+    ("charge.dispute.created", "charge.dispute.created", ENDIVE, disputed),
 ]
 
 
@@ -167,6 +190,19 @@ def test_a_subscription_with_several_items_has_no_plan_of_its_own_in_the_old_sha
     assert (old["plan"], old["quantity"]) == (None, None)
     assert "quantity" not in old["items"]["data"][1]
     assert [item["price"]["id"] for item in old["items"]["data"]] == [price, other.id]
+
+
+def test_refunds_and_disputes_of_old_versions_lack_what_came_later() -> None:
+    stripe = refunded()
+    refund = next(iter(stripe.refunds.values()))
+    new, old = render(refund, ENDIVE), render(refund, ACACIA)
+    assert new.keys() - old.keys() == {"customer", "customer_account", "payment_method"}
+    assert new == {**new, **old}
+    dispute = next(iter(disputed().disputes.values()))
+    new, old = render(dispute, ENDIVE), render(dispute, ACACIA)
+    assert new.keys() - old.keys() == {"intended_submission_method"}
+    assert new["evidence_details"].keys() - old["evidence_details"].keys() == {"submission_method"}
+    assert old["balance_transactions"] == new["balance_transactions"]
 
 
 def test_an_upcoming_invoice_has_no_id() -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from simulator.calendar import DAY, add_months
+from simulator.calendar import DAY, HOUR, add_months
 from simulator.envelope import body_of
 from simulator.histories import history
 from simulator.objects import Event
@@ -44,10 +44,18 @@ def test_the_membership_story_ends_with_two_members_and_one_who_left() -> None:
         for s in stripe.subscriptions.values()
     }
     assert by_email == {
-        "alice@example.com": ("canceled", "Studio"),
+        "alice@example.com": ("canceled", "Pro"),
         "bob@example.com": ("active", "Pro"),
-        "cara@example.com": ("active", "Pro"),
+        "cara@example.com": ("active", "Studio"),
     }
+    assert [step.title for step in steps][-6:] == [
+        "A payment fails",
+        "Recovery",
+        "Cara upgrades",
+        "Bob buys tokens",
+        "A refund",
+        "Alice's period ends",
+    ]
     assert [event for step in steps for event in step.events] == stripe.events
     assert all(step.events and step.title and step.sentence.endswith(".") for step in steps)
 
@@ -56,6 +64,21 @@ def test_every_user_of_the_story_can_be_found_by_reference_or_metadata() -> None
     stripe, _ = told("membership", NOW)
     assert {session.client_reference_id for session in stripe.sessions.values()} == {user.id for user in USERS}
     assert [c.metadata.get("user_id") for c in stripe.customers.values()] == ["user_bob", None, None]
+
+
+def test_the_story_leaves_a_pack_paid_and_partly_refunded_an_upgrade_and_a_trial_that_cost_nothing() -> None:
+    stripe, _ = told("membership", NOW)
+    tokens = {product.name: product.metadata.get("tokens") for product in stripe.products.values()}
+    assert tokens == {"Pro": "500", "Studio": "2000", "Token pack": None}
+    bought = next(session for session in stripe.sessions.values() if session.mode == "payment")
+    assert (bought.payment_status, bought.metadata) == ("paid", {"user_id": "user_bob", "tokens": "1000"})
+    charge = next(c for c in stripe.charges.values() if c.payment_intent == bought.payment_intent)
+    assert (charge.customer, charge.amount, charge.amount_refunded) == (bought.customer, 1000, 400)
+    upgrade = next(i for i in stripe.invoices.values() if i.billing_reason == "subscription_update")
+    credit, rest = upgrade.lines
+    assert (upgrade.customer_email, upgrade.status, upgrade.amount_paid) == ("cara@example.com", "paid", upgrade.total)
+    assert credit.amount < 0 < rest.amount
+    assert [i.customer_email for i in stripe.invoices.values() if i.total == 0] == ["cara@example.com"]
 
 
 def test_bob_is_past_due_for_one_step_only() -> None:
@@ -71,12 +94,21 @@ def test_bob_is_past_due_for_one_step_only() -> None:
 @pytest.mark.parametrize("month", range(24))
 def test_whenever_it_is_told_the_story_is_over_and_its_failed_payment_within_grace(month: int) -> None:
     for day in (-3, -2, -1, 0, 1, 2, 14):  # months of unequal length are what could go wrong
-        now = add_months(FIRST, month) + day * DAY
-        stripe, steps = told("membership", now)
-        assert stripe.events[-1].created <= now
-        failed = next(step for step in steps if step.title == "A payment fails")
-        finalized = max(e.created for e in failed.events if e.type == "invoice.finalized")
-        assert now < finalized + GRACE_S
+        for hour in (0, 9, 10, 21, 22):
+            now = add_months(FIRST, month) + day * DAY + hour * HOUR
+            stripe, steps = told("membership", now)
+            assert stripe.now <= now < stripe.now + GRACE_S
+            assert [event.type for event in steps[-1].events] == ["customer.subscription.deleted"]
+            failed = next(step for step in steps if step.title == "A payment fails")
+            finalized = max(e.created for e in failed.events if e.type == "invoice.finalized")
+            assert now < finalized + GRACE_S
+            renewed = next(step for step in steps if step.title == "Cara renews")
+            assert "invoice.paid" in [event.type for event in renewed.events]
+
+
+def test_a_story_told_from_any_moment_begins_at_the_next_midnight_or_noon() -> None:
+    stripe = Stripe(1, FIRST + 23 * HOUR)
+    assert next(STORIES["membership"].tell(stripe, USERS)).at == FIRST + DAY
 
 
 def test_equal_seeds_give_equal_histories_in_bytes_and_other_seeds_share_no_event() -> None:
@@ -122,6 +154,15 @@ def test_the_last_event_of_each_object_shows_its_final_state(seed: int) -> None:
             final["metadata"],
             final["delinquent"],
         )
+    for refund in stripe.refunds.values():
+        assert render(last[refund.id].object) == render(refund)
+    for dispute in stripe.disputes.values():
+        assert render(last[dispute.id].object) == render(dispute)
+    for charge in stripe.charges.values():
+        assert render(last[charge.id].object) == render(charge)
+        refunds = [r.amount for r in stripe.refunds.values() if r.charge == charge.id and r.status == "succeeded"]
+        assert charge.amount_refunded == sum(refunds) <= charge.amount
+        assert charge.disputed == any(d.charge == charge.id for d in stripe.disputes.values())
     assert all(last[id].type == "customer.deleted" for id, c in stripe.customers.items() if c.deleted)
 
 
@@ -144,6 +185,12 @@ def test_histories_visit_every_status_and_every_type_that_is_handled() -> None:
         "unpaid",
     }
     missing = {
+        "charge.dispute.closed",
+        "charge.dispute.created",
+        "charge.dispute.funds_reinstated",
+        "charge.dispute.funds_withdrawn",
+        "charge.dispute.updated",
+        "charge.refunded",
         "checkout.session.async_payment_failed",
         "checkout.session.async_payment_succeeded",
         "checkout.session.completed",
@@ -157,5 +204,8 @@ def test_histories_visit_every_status_and_every_type_that_is_handled() -> None:
         "plan.updated",
         "price.updated",
         "product.updated",
+        "refund.created",
+        "refund.failed",
+        "refund.updated",
     } - types
     assert missing == set()
