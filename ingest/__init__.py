@@ -9,7 +9,7 @@ from pathlib import Path
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
-from ingest import health, webhook
+from ingest import api, health, webhook
 from ingest.database import Database
 from models.settings import Settings, SettingsError, read_settings, require
 from workers.bell import Bell
@@ -22,7 +22,7 @@ NEEDED = ("DATABASE_URL", "REDIS_URL", "STRIPE_WEBHOOK_SECRET")
 
 
 def create_app(settings: Settings | None = None, *, only: str | None = None) -> Flask:
-    """The web process: the receiver and its health, or `only` one part of it.
+    """The web process: the receiver, its health and, given a token, the read API; or `only` one part of it.
 
     Without `settings` they are read from the environment. Raises SettingsError naming all that is missing.
     """
@@ -33,6 +33,8 @@ def create_app(settings: Settings | None = None, *, only: str | None = None) -> 
     bell = Bell(settings.redis_url)
     app.register_blueprint(webhook.blueprint(settings, database, bell))
     app.register_blueprint(health.blueprint(settings, database, bell))
+    if settings.api_tokens and only is None:
+        app.register_blueprint(api.blueprint(settings, database))
     app.extensions |= {"database": database, "bell": bell}
     app.register_error_handler(HTTPException, _refuse)
     app.register_error_handler(Exception, _break)

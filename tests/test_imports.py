@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("celeryconfig", "ingest", "migrations", "models", "ops", "simulator", "workers")
 PURE = ("workers.entitlements", "workers.tokens", "workers.identity")
+# Pure too, and made of the above.
+LEDGER = "workers.balance"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ RULES = (
     Rule("models", ours=("models",), theirs=("sqlalchemy", "psycopg")),
     Rule("migrations", ours=("models",), theirs=("alembic", "sqlalchemy", "psycopg")),
     *(Rule(module) for module in PURE),
+    Rule(LEDGER, ours=PURE),
     # The registry alone knows every handler.
     Rule("workers.handlers", ours=("models", "workers.shapes", "workers.handlers"), never=("os",)),
     Rule("workers.handlers.*", ours=("models", "workers.shapes"), never=("os",)),
@@ -37,7 +40,7 @@ RULES = (
     Rule("celeryconfig", ours=("models", "workers"), theirs=("celery", "kombu")),
     Rule(
         "ingest",
-        ours=("ingest", "models", "workers.bell", "workers.explain", *PURE),
+        ours=("ingest", "models", "workers.bell", "workers.explain", LEDGER, *PURE),
         any_of_theirs=True,
         never=("celery", "kombu"),
     ),
