@@ -34,7 +34,9 @@ class Terminal:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self, name: str, line: str) -> None:
-        """Write one line."""
+        """Write one line, unless it is empty."""
+        if not line.strip():
+            return
         head = f"{name:8} │"
         if self.in_color:
             head = f"\x1b[{COLORS.get(name.partition('-')[0], RED)}m{head}\x1b[0m"

@@ -9,9 +9,10 @@ from ops import console
 
 @click.command(epilog="Example: dues beat")
 def command() -> None:
-    """Send the tasks that are due by the clock: Celery beat, started again if it ends.
+    """Send what is due by the clock.
 
-    One is enough; two do no harm, since every task looks first whether there is anything to do.
+    That is Celery's beat, started again if it ends. One is enough; two do no harm, since every task looks first
+    whether there is anything to do.
     """
     from ops import logs, supervise
     from ops.processes import beat

@@ -29,9 +29,9 @@ def _waiting() -> None:
 @click.argument("revision", default="head")
 @console.as_json
 def upgrade(*, revision: str, as_json: bool) -> None:
-    """Apply the migrations that the database does not have yet (up to REVISION).
+    """Apply the migrations that are not there yet.
 
-    All of them or none. Two upgrades at once take turns.
+    Up to REVISION. All of them or none. Two upgrades at once take turns.
     """
     from ops import migrating
 
@@ -47,9 +47,9 @@ def upgrade(*, revision: str, as_json: bool) -> None:
 @console.yes
 @console.as_json
 def downgrade(*, revision: str, yes: bool, as_json: bool) -> None:
-    """Take migrations back, down to REVISION; what they made is dropped with its data.
+    """Take migrations back, with the data in them.
 
-    `dues db sql downgrade` shows what that would run.
+    Down to REVISION. What they made is dropped; `dues db sql downgrade` shows what that would run.
     """
     from ops import migrating
 
@@ -70,10 +70,11 @@ def _tell(move: Move, *, as_json: bool) -> None:
 @command.command(epilog="Example: dues db check && echo fine")
 @console.as_json
 def check(*, as_json: bool) -> None:
-    """Compare the database with the migrations, and the migrations with the models; exit 1 on drift.
+    """Find drift; exit 1 if there is any.
 
-    Columns, constraints, indexes, triggers, functions and types. The migrations are run once more in a schema of its
-    own, inside a transaction that is rolled back; nothing is changed.
+    The database is compared with the migrations, and the migrations with the models: columns, constraints, indexes,
+    triggers, functions and types. For that the migrations are run once more in a schema of its own, inside a
+    transaction that is rolled back; nothing is changed.
     """
     from ops import migrating
 
@@ -107,10 +108,10 @@ def check(*, as_json: bool) -> None:
 @click.argument("revision", required=False)
 @click.option("--from", "start", help="Revision to start from; `current` asks the database. [base, or head]")
 def sql(*, direction: str, revision: str | None, start: str | None) -> None:
-    """Print what an upgrade or downgrade would run, for people who run it by hand.
+    """Print what an upgrade or downgrade would run.
 
-    Needs no database: an upgrade starts from nothing and ends at the newest revision, a downgrade goes the other way,
-    unless --from and REVISION say otherwise.
+    For people who run it by hand. Needs no database: an upgrade starts from nothing and ends at the newest revision, a
+    downgrade goes the other way, unless --from and REVISION say otherwise.
     """
     from ops import migrating
 
@@ -130,7 +131,7 @@ def sql(*, direction: str, revision: str | None, start: str | None) -> None:
 @click.option("-m", "--message", required=True, help="What it does; becomes its title and part of its file's name.")
 @click.option("--autogenerate", is_flag=True, help="Fill in how the models differ from the database.")
 def revision(*, message: str, autogenerate: bool) -> None:
-    """Write the file of a new migration, in a checkout of Dues."""
+    """Write a new migration, in a checkout of Dues."""
     from ops import migrating
 
     if not autogenerate:
@@ -144,7 +145,10 @@ def revision(*, message: str, autogenerate: bool) -> None:
 @console.yes
 @console.as_json
 def reset(*, yes: bool, as_json: bool) -> None:
-    """Drop every table of Dues, with all its data and what depends on it, and make them anew; never in production."""
+    """Delete everything and start anew.
+
+    Every table of Dues is dropped, with all its data and what depends on it, and made anew. Never in production.
+    """
     from ops import migrating
 
     if console.settings("DATABASE_URL").env == "production":

@@ -143,7 +143,7 @@ def _read_cursor(cursor: str) -> tuple[datetime, str]:
 @click.option("--payload", is_flag=True, help="Also what Stripe sent, byte for byte. It holds people's data.")
 @console.as_json
 def show(*, event_id: str, payload: bool, as_json: bool) -> None:
-    """Show one event: what it was about, how it stands and why."""
+    """Show one event, and why it stands as it does."""
     from models import ledger
 
     with console.database("events") as database, database.engine.connect() as connection:
@@ -196,10 +196,11 @@ def replay(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Let events be processed again from the start, which is always safe: nothing is booked twice.
+    """Let events be processed again.
 
-    Say which: IDs, --dead, --type, --since; if several are given, all must hold. More than 1000 need --yes. Exit 1 if
-    the payload of some is gone: those have to be fetched from Stripe again.
+    From the start, as if they had just arrived, which is always safe: nothing is booked twice. Say which: IDs, --dead,
+    --type, --since; if several are given, all must hold. More than 1000 need --yes. Exit 1 if the payload of some is
+    gone: those have to be fetched from Stripe again.
     """
     from models import ledger
 

@@ -11,9 +11,10 @@ from ops import console
 @click.argument("email", metavar="EMAIL")
 @console.as_json
 def command(*, email: str, as_json: bool) -> None:
-    """Make the user with this e-mail an ADMIN, or make such a user.
+    """Make or promote an administrator.
 
-    Doing it again changes nothing. Exit 1 if the user is not an ADMIN afterwards: a ban is stronger.
+    The user with this e-mail becomes ADMIN at once; if there is none, one is made. Doing it again changes nothing.
+    Exit 1 if the user is not an ADMIN afterwards: a ban is stronger.
     """
     from ops import people
 

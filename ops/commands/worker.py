@@ -14,10 +14,11 @@ from ops.processes import LANES
     "-c", "--processes", type=click.IntRange(1, 256), default=2, show_default=True, help="How many processes."
 )
 def command(*, lanes: tuple[str, ...], processes: int) -> None:
-    """Process events: Celery workers under a supervisor that starts again what ends.
+    """Process what was received.
 
-    Without --lane all lanes are served, and of several processes one does nothing but `live`. While Redis is away,
-    events are worked off slowly without it. SIGTERM lets what is under way end.
+    That is done by Celery workers, under a supervisor that starts again what ends. Without --lane all lanes are
+    served, and of several processes one does nothing but `live`. While Redis is away, events are worked off slowly
+    without it. SIGTERM lets what is under way end.
     """
     from ops import logs, supervise
     from ops.processes import worker
