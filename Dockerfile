@@ -6,10 +6,10 @@ WORKDIR /app
 RUN python -m venv --without-pip /opt/dues
 COPY requirements-run.txt ./
 # Wheels only: nothing is compiled, and no package runs code of its own here.
-RUN python -m pip --python /opt/dues/bin/python install --require-hashes --only-binary=:all: -r requirements-run.txt
+RUN python -m pip --python /opt/dues/bin/python install --no-deps --require-hashes --only-binary=:all: -r requirements-run.txt
 COPY requirements-build.txt ./
 RUN python -m venv --without-pip /opt/build \
- && python -m pip --python /opt/build/bin/python install --require-hashes --only-binary=:all: -r requirements-build.txt
+ && python -m pip --python /opt/build/bin/python install --no-deps --require-hashes --only-binary=:all: -r requirements-build.txt
 COPY . ./
 # The source stays in /app: Alembic reads pyproject.toml and migrations/ beside the packages.
 RUN PYTHONPATH="$(/opt/build/bin/python -c 'import setuptools, pathlib; print(pathlib.Path(setuptools.__file__).parents[1])')" \

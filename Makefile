@@ -28,6 +28,7 @@ help: ## list the targets
 .PHONY: setup
 setup: $(STAMP) ## make .venv/ with everything pinned by hash
 
+# The pinned file is whole, so pip must not look for more: older ones take a newer release for an extra of a pinned package, and fail.
 $(STAMP): requirements-dev.txt pyproject.toml
 	@set -eu; rm -f $(STAMP); \
 	if [ -n "$${PYTHON:-}" ]; then set -- "$$PYTHON"; else set -- python3 python3.14 python3.13 python3.12 python3.11; fi; \
@@ -40,8 +41,9 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	fi; \
 	echo "Setting up $(VENV) with $$("$$found" --version) (once; about a minute)"; \
 	$(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || "$$found" -m venv --clear $(VENV); \
-	$(BIN)/python -m pip install -qq --no-input --only-binary=:all: --require-hashes -r requirements-dev.txt; \
+	$(BIN)/python -m pip install -qq --no-input --only-binary=:all: --no-deps --require-hashes -r requirements-dev.txt; \
 	$(BIN)/python -m pip install -qq --no-input --no-index --no-deps --no-build-isolation --force-reinstall --editable .; \
+	$(BIN)/python -m pip check; \
 	pwd -P > $(STAMP)
 
 .PHONY: demo
