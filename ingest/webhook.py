@@ -48,9 +48,12 @@ def _count(response: Response) -> Response:
 
 
 def _body() -> bytes:
-    """The raw body; of one that is too large, with or without a Content-Length, no more is read than shows that."""
+    """The raw body; of one that is too large no more is read than shows that.
+
+    That much is read whatever Content-Length says: who is refused while still sending may never see the answer.
+    """
     parts: list[bytes] = []
-    room = LARGEST + 1 if (request.content_length or 0) <= LARGEST else 0
+    room = LARGEST + 1
     while room > 0 and (part := request.stream.read(room)):
         parts.append(part)
         room -= len(part)

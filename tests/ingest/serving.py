@@ -73,9 +73,11 @@ class Receiver:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         with contextlib.closing(connection):
             begin = time.monotonic()
-            connection.request(
-                method, path, body, dict(headers or {}), encode_chunked=not isinstance(body, bytes | None)
-            )
+            # Refused while still sending: the answer is on its way all the same.
+            with contextlib.suppress(BrokenPipeError):
+                connection.request(
+                    method, path, body, dict(headers or {}), encode_chunked=not isinstance(body, bytes | None)
+                )
             response = connection.getresponse()
             content = response.read()
             names = {name.lower(): value for name, value in response.getheaders()}
