@@ -22,12 +22,17 @@ import pytest
 import redis
 from alembic import command
 from alembic.config import Config
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
 
 from ops.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.support import ROOT
+
+# Neither a slow example nor slow drawing is a finding: it tells of the machine.
+settings.register_profile("dues", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("dues")
 
 
 def scratch_folder() -> Path:

@@ -188,7 +188,7 @@ def test_other_paths_are_not_found_as_json(app: Flask) -> None:
     assert (answer.status_code, error_of(answer)) == (404, "not_found")
 
 
-fuzz = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @fuzz

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cases.pure_tokens import Ledger
@@ -489,7 +489,6 @@ def test_what_is_given_back_must_fit_as_well() -> None:
 # --- properties -------------------------------------------------------------------------------------------------------
 
 # A busy machine makes a slow draw, not a wrong answer.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SHOWN = ("subscriptions", "invoices", "invoice_payments", "payment_intents", "charges", "disputes", "sessions")
 days = st.integers(0, 90).map(lambda number: JAN + timedelta(days=number))
@@ -507,7 +506,6 @@ def shown(given_facts: Facts, known: Sequence[tuple[str, Any]]) -> Facts:
     return replace(given_facts, **found)
 
 
-@patient
 @given(whole, days, st.data())
 def test_in_whatever_order_facts_arrive_the_sums_per_source_and_expiry_are_the_same(
     given_facts: Facts,
@@ -532,7 +530,6 @@ def test_in_whatever_order_facts_arrive_the_sums_per_source_and_expiry_are_the_s
     assert standing("u1", one_by_one.entries) == standing("u1", at_once.entries)
 
 
-@patient
 @given(whole, st.data())
 def test_whatever_happens_entries_add_up_and_the_balance_is_never_negative(
     given_facts: Facts,
@@ -555,7 +552,6 @@ def test_whatever_happens_entries_add_up_and_the_balance_is_never_negative(
             book.write(written, data.draw(st.none() | days))
 
 
-@patient
 @given(
     st.lists(
         st.tuples(st.integers(1, 27), st.sampled_from(["100", "300", "500"]), st.booleans()), min_size=1, max_size=4

@@ -83,7 +83,10 @@ def test_a_worker_outlives_redis_killed_and_frozen(
                 ring(server.redis_url)
                 return statuses(database_url) == {"ignored": expected}
 
-            eventually(rung_and_processed, timeout=25, every=0.5)
+            try:
+                eventually(rung_and_processed, timeout=25, every=0.5)
+            except AssertionError as error:
+                raise AssertionError(f"{error}; the worker said:\n{child.output}") from None
             assert child.process.poll() is None, child.output
 
 

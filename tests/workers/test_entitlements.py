@@ -8,7 +8,7 @@ from random import Random
 from typing import TypeVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cases.loading import Case, read_file
@@ -52,7 +52,6 @@ def test_every_case_of_roles_and_overrides_holds(case: Case) -> None:
 # --- properties -------------------------------------------------------------------------------------------------------
 
 # A busy machine makes a slow draw, not a wrong answer.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 moments = st.integers(-20, 20).map(lambda days: NOW + days * DAY)
 maybe = st.none() | moments
@@ -104,7 +103,6 @@ overrides = st.builds(
 many_overrides = st.lists(overrides, max_size=4, unique_by=lambda override: override.id)
 
 
-@patient
 @given(many_subscriptions, many_overrides, st.randoms(use_true_random=False))
 def test_the_order_of_the_facts_changes_nothing(
     some: list[Subscription],
@@ -116,7 +114,6 @@ def test_the_order_of_the_facts_changes_nothing(
     assert decide(Facts(shuffled), _shuffled(decisions, random), NOW) == before
 
 
-@patient
 @given(many_subscriptions, many_overrides, subscriptions, st.sampled_from(["active", "trialing"]))
 def test_one_more_live_subscription_never_lowers_role_or_status(
     some: list[Subscription],
@@ -132,7 +129,6 @@ def test_one_more_live_subscription_never_lowers_role_or_status(
     assert after.status == "ACTIVE"
 
 
-@patient
 @given(many_subscriptions, many_overrides)
 def test_nothing_changes_before_the_next_change(some: list[Subscription], decisions: list[Override]) -> None:
     now = decide(Facts(some), decisions, NOW)
@@ -141,7 +137,6 @@ def test_nothing_changes_before_the_next_change(some: list[Subscription], decisi
     assert decide(Facts(some), decisions, later) == now
 
 
-@patient
 @given(many_subscriptions, many_overrides, overrides, st.sampled_from(["expires_at", "ended_at"]))
 def test_an_override_that_is_over_is_as_good_as_none(
     some: list[Subscription],
@@ -154,7 +149,6 @@ def test_an_override_that_is_over_is_as_good_as_none(
     assert decide(Facts(some), [*decisions, over], NOW) == decide(Facts(some), decisions, NOW)
 
 
-@patient
 @given(many_subscriptions, many_overrides)
 def test_status_and_grace_are_stripes_whatever_people_decide(
     some: list[Subscription],
@@ -164,7 +158,6 @@ def test_status_and_grace_are_stripes_whatever_people_decide(
     assert (with_people.status, with_people.grace_until) == (without.status, without.grace_until)
 
 
-@patient
 @given(many_subscriptions)
 def test_without_people_a_product_means_access_and_stripe_makes_no_admin(some: list[Subscription]) -> None:
     decision = decide(Facts(some), [], NOW)
@@ -173,7 +166,6 @@ def test_without_people_a_product_means_access_and_stripe_makes_no_admin(some: l
         assert decision.status in {"ACTIVE", "PAST_DUE"}
 
 
-@patient
 @given(many_subscriptions, many_overrides)
 def test_the_same_question_has_the_same_answer(some: list[Subscription], decisions: list[Override]) -> None:
     assert decide(Facts(some), decisions, NOW) == decide(Facts(tuple(some)), tuple(decisions), NOW)

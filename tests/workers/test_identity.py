@@ -8,7 +8,7 @@ from random import Random
 from typing import TypeVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cases.loading import Case, read_file
@@ -58,7 +58,6 @@ def test_every_case_of_links_holds(case: Case) -> None:
 # --- properties -------------------------------------------------------------------------------------------------------
 
 # A busy machine makes a slow draw, not a wrong answer.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 moments = st.none() | st.integers(-3, 3).map(lambda days: NOW + days * DAY)
 user_ids = st.sampled_from(["u1", "u2", "u3", "u4"])
@@ -98,7 +97,6 @@ evidences = st.builds(
 some_users = st.lists(users, max_size=4, unique_by=lambda user: user.id)
 
 
-@patient
 @given(evidences, some_users, rules, st.randoms(use_true_random=False))
 def test_the_order_of_the_evidence_changes_nothing(
     evidence: Evidence,
@@ -115,7 +113,6 @@ def test_the_order_of_the_evidence_changes_nothing(
     assert resolve(shuffled, _shuffled(existing, random), rule) == resolve(evidence, existing, rule)
 
 
-@patient
 @given(evidences, some_users, rules)
 def test_every_owner_has_one_primary_and_the_rest_are_aliases_of_it(
     evidence: Evidence,
@@ -132,7 +129,6 @@ def test_every_owner_has_one_primary_and_the_rest_are_aliases_of_it(
         assert link.alias_of == (None if expected == customer_id else expected)
 
 
-@patient
 @given(evidences, some_users, rules)
 def test_whoever_is_linked_was_named_before(evidence: Evidence, existing: list[User], rule: Rules) -> None:
     named = named_users(evidence)
@@ -145,7 +141,6 @@ def test_whoever_is_linked_was_named_before(evidence: Evidence, existing: list[U
         assert name.encode()
 
 
-@patient
 @given(evidences, some_users, rules)
 def test_users_whom_nothing_names_change_nothing(evidence: Evidence, existing: list[User], rule: Rules) -> None:
     stranger = User("nobody", "nobody@example.com", NOW)

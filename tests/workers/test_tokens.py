@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cases.loading import Case, read_folder
@@ -633,7 +633,6 @@ def test_a_free_session_is_its_own_source() -> None:
 # --- properties -------------------------------------------------------------------------------------------------------
 
 # A busy machine makes a slow draw, not a wrong answer.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 moments = st.integers(0, 90).map(lambda days: JAN + days * DAY)
 prices = st.sampled_from([None, "100", "300", "500", "1200", "keeps", "free", "stub", "unheard_of"])
@@ -756,13 +755,11 @@ def shuffled(given: Facts, seed: int) -> Facts:
     return replace(given, **columns)
 
 
-@patient
 @given(whole, st.integers())
 def test_the_order_of_facts_is_irrelevant(given_facts: Facts, seed: int) -> None:
     assert targets(shuffled(given_facts, seed)) == targets(given_facts)
 
 
-@patient
 @given(whole)
 def test_a_target_is_never_negative_nor_greater_than_a_figure_may_be(given_facts: Facts) -> None:
     found = targets(given_facts)
@@ -770,13 +767,11 @@ def test_a_target_is_never_negative_nor_greater_than_a_figure_may_be(given_facts
     assert len({target.source for target in found.targets}) == len(found.targets)
 
 
-@patient
 @given(whole)
 def test_what_waits_grants_nothing(given_facts: Facts) -> None:
     assert not set(amounts(given_facts)) & set(waiting(given_facts))
 
 
-@patient
 @given(
     st.lists(st.tuples(st.integers(1, 27), st.sampled_from(["100", "300", "500"]), st.booleans()), max_size=6).map(
         sorted,
