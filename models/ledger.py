@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-Lane = Literal["live", "bulk"]
-LANES: tuple[Lane, ...] = ("live", "bulk")
+Lane = Literal["live", "bulk", "api"]
+# What is in `api` must be asked of Stripe first; `live` and `bulk` never do that.
+LANES: tuple[Lane, ...] = ("live", "bulk", "api")
 
 # A payload that ends its worker takes a list along once, sixteen others once more, and then nobody.
 SECOND_TRY_LIST = 16
@@ -190,10 +191,21 @@ def give_back(connection: Connection, token: str, ids: Collection[str], *, tried
     return _change(connection, token, ids, changes if tried else f"{changes}, attempts = attempts - 1")
 
 
-def enqueue(connection: Connection, type_: str, payload: bytes) -> str:
-    """Put work of our own into the ledger, bulk lane, to be claimed and retried like any event; returns its id."""
-    event_id = f"dues_{uuid.uuid4().hex}"
-    record(connection, Received(id=event_id, type=type_, payload=payload, lane="bulk"))
+def hand_over(connection: Connection, token: str, ids: Collection[str], lane: Lane) -> set[str]:
+    """Leave claimed events to whoever serves another lane, untried; returns those that were still ours."""
+    changes = "lane = :lane, attempts = 0, due_at = clock_timestamp(), claim = NULL, reason = NULL, error = NULL"
+    return _change(connection, token, ids, changes, lane=lane)
+
+
+def enqueue(
+    connection: Connection, type_: str, payload: bytes, *, lane: Lane = "bulk", event_id: str | None = None
+) -> str:
+    """Put work of our own into the ledger, to be claimed and retried like any event; returns its id.
+
+    What has an `event_id` of its own is put there once.
+    """
+    event_id = event_id or f"dues_{uuid.uuid4().hex}"
+    record(connection, Received(id=event_id, type=type_, payload=payload, lane=lane))
     return event_id
 
 

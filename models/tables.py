@@ -395,7 +395,7 @@ class Event(Base):
     __tablename__ = "stripe_events"
     __table_args__ = (
         CheckConstraint("status IN ('received', 'processed', 'ignored', 'dead')", name="status"),
-        CheckConstraint("lane IN ('live', 'bulk')", name="lane"),
+        CheckConstraint("lane IN ('live', 'bulk', 'api')", name="lane"),
     )
     id: Mapped[Key]
     type: Mapped[Words]

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from ops.supervise import Program
 
 LANES = ("live", "bulk", "api")
-# The lanes of the ledger; what is in `api` waits in Redis alone.
-SWEPT = ("live", "bulk")
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
@@ -27,8 +25,7 @@ def worker(lanes: Sequence[str], processes: int) -> list[Program]:
     if set(serves) == set(LANES) and processes > 1:
         queues[0] = ("live",)
     programs = [_celery_worker(number, names) for number, names in enumerate(queues, start=1)]
-    swept = [lane for lane in SWEPT if lane in serves]
-    return [*programs, *([Program("sweeper", "ops.sweeper", swept)] if swept else [])]
+    return [*programs, Program("sweeper", "ops.sweeper", list(serves))]
 
 
 def _celery_worker(number: int, queues: Sequence[str]) -> Program:

@@ -138,7 +138,7 @@ INDEXES = {
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a negative balance": ("users", {"id": "u2", "tokens": -1}, "users_tokens_check"),
     "an unknown status of an event": ("stripe_events", {"status": "lost"}, "stripe_events_status_check"),
-    "an unknown lane": ("stripe_events", {"lane": "api"}, "stripe_events_lane_check"),
+    "an unknown lane": ("stripe_events", {"lane": "fast"}, "stripe_events_lane_check"),
     "an unknown kind of entry": ("token_ledger", {"kind": "gift"}, "token_ledger_kind_check"),
     "an unknown kind of override": ("user_overrides", {"kind": "demote"}, "user_overrides_kind_check"),
 }

@@ -362,6 +362,25 @@ def test_work_of_our_own_goes_on_with_its_rest_as_if_never_tried(connection: Con
         assert row(connection, row_id).payload == rest
 
 
+def test_what_another_lane_must_do_waits_there_untried(connection: Connection, site: psycopg.Connection) -> None:
+    receive(connection, "evt_1", "evt_2")
+    claim = take(connection)
+    assert ledger.hand_over(connection, claim.token, ["evt_1"], "api") == {"evt_1"}
+    assert ids(take(connection)) == []
+    again = take(connection, "api")
+    assert [(one.id, one.attempts, one.silent_ends) for one in again.events] == [("evt_1", 1, 0)]
+    # Whose lease has ended hands nothing over any more.
+    let_leases_end(site)
+    take(connection)
+    assert ledger.hand_over(connection, claim.token, ["evt_2"], "api") == set()
+
+
+def test_work_of_our_own_with_an_id_is_put_there_once(connection: Connection) -> None:
+    for _ in range(2):
+        assert ledger.enqueue(connection, "dues.fetch", b"{}", lane="api", event_id="dues_1") == "dues_1"
+    assert ids(take(connection, "api")) == ["dues_1"]
+
+
 # --- for people ---------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from tests.ops.command_line import Dues
 from tests.support import ROOT, running
 
 DUES = [sys.executable, "-m", "ops.cli"]
+BEFORE, HEAD, NEXT = "0001", "0002", "0003"
 
 
 @pytest.fixture
@@ -31,15 +32,15 @@ def empty(tmp_path: Path, empty_database_url: str) -> Dues:
 def test_up_down_and_up_again_with_data(dues: Dues, plain: psycopg.Connection) -> None:
     plain.execute("INSERT INTO users (id, email) VALUES ('c1', 'ada@example.com')")
     down = dues.fine("db", "downgrade", "-1", "--yes", "--json").json
-    assert (down["from"], down["to"], len(down["steps"])) == ("0001", None, 1)
+    assert (down["from"], down["to"], len(down["steps"])) == (HEAD, BEFORE, 1)
     up = dues.fine("db", "upgrade", "--json").json
-    assert (up["from"], up["to"], len(up["steps"])) == (None, "0001", 1)
+    assert (up["from"], up["to"], len(up["steps"])) == (BEFORE, HEAD, 1)
     assert dues.fine("db", "check", "--json").json["ok"]
-    assert plain.execute("SELECT FROM users").rowcount == 0
+    assert plain.execute("SELECT FROM users").rowcount == 1
 
 
 def test_an_upgrade_with_nothing_to_do_says_so(dues: Dues) -> None:
-    assert dues.fine("db", "upgrade").stdout == "The database is at revision 0001 already.\n"
+    assert dues.fine("db", "upgrade").stdout == f"The database is at revision {HEAD} already.\n"
 
 
 def test_a_downgrade_asks_first(dues: Dues, plain: psycopg.Connection) -> None:
@@ -66,7 +67,7 @@ def test_two_upgrades_at_once_take_turns(empty_database_url: str) -> None:
         blocker.rollback()
         assert [one.ends() for one in both] == [0, 0]
         said = sorted(one.output.splitlines()[-1] for one in both)
-    assert said == ["The database is at revision 0001 already.", "The database is at revision 0001."]
+    assert said == [f"The database is at revision {HEAD} already.", f"The database is at revision {HEAD}."]
 
 
 # --- drift --------------------------------------------------------------------------------------------------------
@@ -76,8 +77,8 @@ def test_a_migrated_database_has_no_drift_and_checking_leaves_nothing_behind(
     dues: Dues, plain: psycopg.Connection
 ) -> None:
     answer = dues.fine("db", "check", "--json").json
-    assert answer == {"ok": True, "revision": "0001", "head": "0001", "findings": [], "complete": True}
-    assert dues.fine("db", "check").stdout == "No drift: the database is what revision 0001 makes of it.\n"
+    assert answer == {"ok": True, "revision": HEAD, "head": HEAD, "findings": [], "complete": True}
+    assert dues.fine("db", "check").stdout == f"No drift: the database is what revision {HEAD} makes of it.\n"
     schemas = plain.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'dues%'").fetchall()
     assert schemas == []
 
@@ -198,7 +199,7 @@ def test_the_sql_of_an_upgrade_can_be_run_by_hand(bare: Dues, empty: Dues, empty
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         connection.execute(statements.encode())
     empty.fine("db", "check")
-    assert empty.fine("db", "sql", "--from", "current").stdout == "-- Nothing to run: 0001 is where it would end.\n"
+    assert empty.fine("db", "sql", "--from", "current").stdout == f"-- Nothing to run: {HEAD} is where it would end.\n"
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         connection.execute(bare.fine("db", "sql", "downgrade", "base").stdout.encode())
         assert connection.execute("SELECT to_regclass('users')").fetchone() == (None,)
@@ -210,12 +211,12 @@ def test_a_new_revision_follows_the_newest_and_is_found(tmp_path: Path, database
     command = [sys.executable, "-m", "ops.cli", "db", "revision", "-m", "Coupons of subscriptions"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     file = Path(done.stdout.strip())
-    assert file == tmp_path / "migrations" / "versions" / "0002_coupons_of_subscriptions.py"
-    assert 'down_revision = "0001"' in file.read_text().replace("'", '"')
+    assert file == tmp_path / "migrations" / "versions" / f"{NEXT}_coupons_of_subscriptions.py"
+    assert f'down_revision = "{HEAD}"' in file.read_text().replace("'", '"')
     upgrade = [sys.executable, "-m", "ops.cli", "db", "upgrade"]
     with running(upgrade, env={"DATABASE_URL": database_url}, cwd=tmp_path) as child:
         assert child.ends() == 0
-        assert "0002 Coupons of subscriptions" in child.output
+        assert f"{NEXT} Coupons of subscriptions" in child.output
 
 
 def test_a_reset_makes_everything_anew_however_it_looked(dues: Dues, plain: psycopg.Connection) -> None:

@@ -198,7 +198,7 @@ def test_a_worker_for_all_lanes_keeps_one_process_for_live(
 
 def test_every_lane_of_the_ledger_is_swept_by_who_serves_it() -> None:
     swept = {lanes: [one.arguments for one in processes.worker(lanes, 1)[1:]] for lanes in ((), ("bulk",), ("api",))}
-    assert swept == {(): [["live", "bulk"]], ("bulk",): [["bulk"]], ("api",): []}
+    assert swept == {(): [["live", "bulk", "api"]], ("bulk",): [["bulk"]], ("api",): [["api"]]}
 
 
 class Ledger:
