@@ -8,10 +8,10 @@ import time
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, ServiceUnavailable
 
-from ingest import envelope, metrics
+from ingest import metrics
 from ingest.database import Database, UnavailableError
 from ingest.signature import SignatureError, verified_by
-from models import ledger
+from models import envelope, ledger
 from models.settings import Settings
 from workers.bell import Bell
 

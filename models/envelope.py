@@ -1,7 +1,8 @@
-"""What the receiver reads of a signed body: just enough to store it, from whatever JSON it may be.
+"""What the ledger wants to know of an event: just enough to store it, from whatever JSON it may be.
 
-Only a body that is no JSON object with an id and a type is refused. All else is stored, and what nobody can make sense
-of is found by the worker, in the raw bytes.
+Whoever records an event reads it here: the receiver, and what fetches events that never arrived. Only a body that is no
+JSON object with an id and a type is refused. All else is stored, and what nobody can make sense of is found by the
+worker, in the raw bytes.
 """
 
 from __future__ import annotations

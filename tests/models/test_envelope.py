@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.envelope import UnreadableError, read
+from models.envelope import UnreadableError, read
 from models.ledger import Received
 from tests.support import ROOT
 
