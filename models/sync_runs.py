@@ -1,0 +1,111 @@
+"""Syncs, backfills, reconciliations and looks of the watchdog: one row each, one at a time of each kind.
+
+Long work goes slice by slice. Whoever makes a slice takes the turn of its kind, continues the running row from its
+cursor and saves the cursor with every step; so a run whose maker has died is continued by whoever comes next, and
+however many beats ask, there is one run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+Ended = Literal["done", "failed"]
+
+
+@dataclass(slots=True)
+class Run:
+    """A row of `sync_runs`; `cursor` and `counts` are what `save` writes, `started_at` is the database's clock."""
+
+    id: int
+    started_at: datetime
+    cursor: str | None = None
+    counts: dict[str, Any] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def turn(engine: Engine, kind: str) -> Iterator[bool]:
+    """Be the only one to work on `kind` until the end of the block; False if somebody else is at it.
+
+    A session holds the lock, not a transaction: it lasts while Stripe is asked, and ends with a process that dies.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        names = {"kind": kind}
+        is_ours = connection.execute(text(f"SELECT pg_try_advisory_lock({_LOCK})"), names).scalar_one()
+        try:
+            yield is_ours
+        finally:
+            if is_ours:
+                with contextlib.suppress(DBAPIError):  # a lost session has let go already
+                    connection.execute(text(f"SELECT pg_advisory_unlock({_LOCK})"), names)
+
+
+_LOCK = "hashtext('dues.sync_runs'), hashtext(:kind)"
+
+
+def running(connection: Connection, kind: str) -> Run | None:
+    """The run of this kind that nobody has ended."""
+    return _one(connection, "kind = :kind AND status = 'running'", kind=kind)
+
+
+def latest(connection: Connection, kind: str, status: Ended | None = None) -> Run | None:
+    """The run of this kind, of those that ended so, that was started last."""
+    condition = "kind = :kind AND status = coalesce(CAST(:status AS text), status)"
+    return _one(connection, condition, kind=kind, status=status)
+
+
+def _one(connection: Connection, condition: str, **parameters: Any) -> Run | None:
+    row = connection.execute(
+        text(
+            f"SELECT id, started_at, cursor, counts FROM sync_runs WHERE {condition}"
+            " ORDER BY started_at DESC, id DESC LIMIT 1"
+        ),
+        parameters,
+    ).one_or_none()
+    return None if row is None else Run(*row)
+
+
+def begin(connection: Connection, kind: str, cursor: str | None = None, *, every: float = 0) -> Run | None:
+    """Begin a run, unless one was begun less than `every` seconds ago. The caller has the turn and commits."""
+    row = connection.execute(
+        text(
+            "INSERT INTO sync_runs (kind, cursor) SELECT :kind, :cursor WHERE NOT EXISTS (SELECT FROM sync_runs"
+            " WHERE kind = :kind AND started_at > clock_timestamp() - make_interval(secs => :every))"
+            " RETURNING id, started_at, cursor"
+        ),
+        {"kind": kind, "cursor": cursor, "every": every},
+    ).one_or_none()
+    return None if row is None else Run(*row)
+
+
+def save(connection: Connection, run: Run) -> None:
+    """Write down how far a run has come."""
+    _change(connection, run)
+
+
+def finish(connection: Connection, run: Run, status: Ended, error: str | None = None) -> None:
+    """End a run; `error` is a sentence without anybody's data."""
+    _change(
+        connection,
+        run,
+        "status = :status, error = :error, finished_at = clock_timestamp(),",
+        status=status,
+        error=error,
+    )
+
+
+def _change(connection: Connection, run: Run, changes: str = "", **parameters: Any) -> None:
+    connection.execute(
+        text(
+            f"UPDATE sync_runs SET {changes} cursor = :cursor, counts = CAST(:counts AS jsonb)"
+            " WHERE id = :id AND status = 'running'"
+        ),
+        {"id": run.id, "cursor": run.cursor, "counts": json.dumps(run.counts), **parameters},
+    )
