@@ -65,6 +65,13 @@ def columns_of(name: str) -> tuple[str, ...]:
     return tuple(column.name for column in table_of(name).columns if column.name not in DERIVED | OURS)
 
 
+def typed(name: str, columns: Sequence[str]) -> str:
+    """Columns of a table with their types, as `jsonb_to_recordset` wants to be told."""
+    table, dialect = table_of(name), postgresql.dialect()  # type: ignore[no-untyped-call]
+    types = (table.columns[column].type.compile(dialect).split(" COLLATE")[0] for column in columns)
+    return ", ".join(f"{column} {type_}" for column, type_ in zip(columns, types, strict=True))
+
+
 @functools.cache
 def parents_of(name: str) -> tuple[tuple[str, str], ...]:
     """(column, parent table) of the foreign keys that a snapshot of this table can name."""
@@ -167,11 +174,9 @@ def _sorted(rows: Iterable[Row]) -> list[Row]:
 
 @functools.cache
 def _statement(name: str, columns: tuple[str, ...], guard: str, watched: tuple[str, ...]) -> str:
-    table, dialect = table_of(name), postgresql.dialect()  # type: ignore[no-untyped-call]
-    types = {column: table.columns[column].type.compile(dialect).split(" COLLATE")[0] for column in columns}
     return (
         f"INSERT INTO {name} AS t ({', '.join(columns)}) SELECT {', '.join(columns)}"
-        f" FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r({', '.join(f'{c} {types[c]}' for c in columns)})"
+        f" FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r({typed(name, columns)})"
         ' ORDER BY id COLLATE "C"'
         f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in columns[1:])}"
         f" WHERE t.as_of {guard} excluded.as_of"
