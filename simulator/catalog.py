@@ -54,7 +54,7 @@ class Catalog(World):
         """Delete a product, which Stripe allows only when it has no prices."""
         if any(price.product == id for price in self.prices.values()):
             raise InvalidRequestError("This product cannot be deleted because it has one or more user-created prices.")
-        self._emit("product.deleted", self.products.pop(id))
+        self._emit("product.deleted", self._remove(self.products[id]))
 
     @api_call
     def create_price(self, product: str, unit_amount: int | None, **fields: Any) -> Price:
@@ -90,7 +90,7 @@ class Catalog(World):
     @api_call
     def delete_price(self, id: str) -> None:
         """What deleting a legacy plan or a Dashboard price does; the event shows it as inactive."""
-        self._emit_with_plan("deleted", replace(self.prices.pop(id), active=False))
+        self._emit_with_plan("deleted", replace(self._remove(self.prices[id]), active=False))
 
     def _emit_with_plan(self, verb: str, price: Price, previous: Price | None = None) -> None:
         """Every recurring price has a twin of the older type `plan`, whose events come along."""

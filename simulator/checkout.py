@@ -6,7 +6,7 @@ from dataclasses import replace
 from simulator.calendar import DAY
 from simulator.objects import Customer, Session, Subscription
 from simulator.prorations import Prorations
-from simulator.world import InvalidRequestError, Timer, api_call, merged
+from simulator.world import InvalidRequestError, Timer, api_call, at_once, merged
 
 COMPLETED = "checkout.session.completed"
 
@@ -67,6 +67,7 @@ class Checkout(Prorations):
             )
         )
 
+    @at_once
     def complete_checkout(  # noqa: PLR0913 - what the person at Checkout types and what Stripe makes of it
         self,
         id: str,
@@ -98,6 +99,7 @@ class Checkout(Prorations):
             session, card, completed_first=completed_first, created_incomplete=created_incomplete
         )
 
+    @at_once
     def settle_checkout(self, id: str, *, ok: bool = True) -> Session:
         """The bank's late answer to a delayed payment."""
         session = self.sessions[id]

@@ -6,7 +6,7 @@ from typing import Any
 from simulator.catalog import Catalog
 from simulator.ids import token
 from simulator.objects import Customer
-from simulator.world import api_call, merged
+from simulator.world import api_call, at_once, merged
 
 
 class Customers(Catalog):
@@ -49,6 +49,7 @@ class Customers(Catalog):
         payment_method = self.new_id("pm_1") if card else None
         return self._change(self.customers[id], "customer.updated", card=card, payment_method=payment_method)
 
+    @at_once
     def card_starts_failing(self, id: str) -> Customer:
         """The bank refuses the present card from now on; nobody is told until it is charged."""
         return self._change(self.customers[id], card="declined")

@@ -3,7 +3,7 @@
 from simulator.calendar import DAY
 from simulator.objects import BalanceTransaction, Dispute
 from simulator.refunds import Refunds
-from simulator.world import InvalidRequestError, api_call
+from simulator.world import InvalidRequestError, api_call, at_once
 
 UPDATED = "charge.dispute.updated"
 ANSWERABLE = ("needs_response", "under_review")
@@ -16,6 +16,7 @@ FEE = 1500
 class Disputes(Refunds):
     """Charges that are claimed back."""
 
+    @at_once
     def dispute(self, payment: str, *, reason: str = "fraudulent") -> Dispute:
         """Claim back what is left of a charge, once; `payment` is the charge's id or its PaymentIntent's.
 
@@ -47,6 +48,7 @@ class Disputes(Refunds):
         dispute = self._undecided(id)
         return self._change(dispute, UPDATED, status="under_review", submissions=dispute.submissions + 1)
 
+    @at_once
     def close_dispute(self, id: str, outcome: str) -> Dispute:
         """The bank decides: "won" gives the merchant the money back, "lost" does not. The charge stays `disputed`."""
         if outcome not in OUTCOMES:

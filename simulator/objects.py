@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 
+from simulator.versions import ENDIVE
+
 
 def _no_metadata() -> Mapping[str, str]:
     return {}
@@ -314,9 +316,13 @@ class Session(Thing):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event(Thing):
-    """Something that happened to `object`, which stays as it was then; `previous` is its state just before."""
+    """Something that happened to `object`, which stays as it was then; `previous` is its state just before.
+
+    `api_version` is the account's default when it happened, in which the Events API shows it for ever.
+    """
 
     type: str
     object: Thing
     previous: Thing | None = None
     request_id: str | None = None
+    api_version: str = ENDIVE

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from simulator.objects import Charge, Refund
 from simulator.payments import Payments
-from simulator.world import InvalidRequestError, api_call, merged
+from simulator.world import InvalidRequestError, api_call, at_once, merged
 
 
 class Refunds(Payments):
@@ -51,6 +51,7 @@ class Refunds(Payments):
         # The card network's number, by which the customer's bank finds the money, is known only afterwards.
         return self._change(refund, "refund.updated", reference=_reference(refund.id))
 
+    @at_once
     def fail_refund(self, id: str, *, reason: str = "expired_or_canceled_card") -> Refund:
         """The bank cannot take the money and sends it back: the charge is refunded by so much less."""
         refund = self.refunds[id]

@@ -1,7 +1,10 @@
 """What every part of the simulated Stripe stands on: the objects by id, the clock, and the events so far."""
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from bisect import insort
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import wraps
 from itertools import count
@@ -23,20 +26,36 @@ from simulator.objects import (
     Subscription,
     Thing,
 )
+from simulator.versions import ENDIVE
 
 T = TypeVar("T", bound=Thing)
 F = TypeVar("F", bound=Callable[..., Any])
 
 Timer = tuple[int, Callable[[Any], object]]
 
+# Where a thing stands among its kind: created (Unix seconds), its turn within that second, id.
+Place = tuple[int, int, str]
+
 
 class InvalidRequestError(ValueError):
     """Stripe would have refused this call."""
 
 
-def api_call(method: F) -> F:
-    """Events made by the call carry its request id; those of the billing engine carry none."""
+def at_once(method: F) -> F:
+    """Nobody who holds the lock, as the API does while it answers, sees the state in the middle of this."""
 
+    @wraps(method)
+    def call(self: "World", *args: Any, **kwargs: Any) -> Any:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return cast("F", call)
+
+
+def api_call(method: F) -> F:
+    """Events made by the call, which happens at once, carry its request id; those of the billing engine carry none."""
+
+    @at_once
     @wraps(method)
     def call(self: "World", *args: Any, **kwargs: Any) -> Any:
         outer = self.request_id
@@ -58,14 +77,18 @@ class World:
     """Objects, clock and events; the layers above say what Stripe does with them.
 
     Equal calls on equal seeds make equal events, ids included. With `burst` all events of one call share a second,
-    as at Stripe; without it every event has a second of its own.
+    as at Stripe; without it every event has a second of its own. `api_version` is the account's default, which its
+    events keep. Whoever reads more than one thing while others write holds `lock`.
     """
+
+    api_version = ENDIVE
 
     def __init__(self, seed: int | str, clock: int, *, livemode: bool = False, burst: bool = True) -> None:
         self.now = clock
         self.livemode = livemode
         self.burst = burst
         self.request_id: str | None = None
+        self.lock = threading.RLock()
         self.events: list[Event] = []
         self.products: dict[str, Product] = {}
         self.prices: dict[str, Price] = {}
@@ -90,7 +113,12 @@ class World:
             Refund: self.refunds,
             Dispute: self.disputes,
             Session: self.sessions,
+            Event: {},
         }
+        self._deleted: dict[tuple[type[Thing], str], Thing] = {}
+        self._order: dict[type[Thing], list[Place]] = defaultdict(list)
+        self._pending: dict[str, set[str]] = {}
+        self._places: dict[tuple[type[Thing], str], Place] = {}
         self._timers: dict[type[Thing], Callable[[Any], Iterable[Timer]]] = {}
         self._agenda: list[tuple[int, int, str]] = []
         self._timed: dict[str, Thing] = {}
@@ -101,6 +129,27 @@ class World:
         """A fresh id with this prefix."""
         return self._ids.new(prefix)
 
+    def find(self, kind: type[T], id: str) -> T | None:
+        """The thing of this kind with this id, as it is now, if there is one."""
+        return self._shelves[kind].get(id)
+
+    def find_deleted(self, kind: type[T], id: str) -> T | None:
+        """What this thing was when it was deleted, if it was."""
+        return cast("T | None", self._deleted.get((kind, id)))
+
+    def place_of(self, kind: type[Thing], id: str) -> Place | None:
+        """Where the thing stands, or stood, in `order_of` its kind."""
+        return self._places.get((kind, id))
+
+    def order_of(self, kind: type[Thing]) -> list[Place]:
+        """The places of all things that there ever were of this kind, oldest first; the list is not yours."""
+        return self._order[kind]
+
+    def pending_deliveries(self, event: str) -> Collection[str]:
+        """The endpoints (ids) that have not yet accepted this event."""
+        return self._pending.get(event, set())
+
+    @at_once
     def advance(self, to: int) -> list[Event]:
         """Let the clock run to `to` (Unix seconds), doing all that falls due in between; the events of that time."""
         if to < self.now:
@@ -121,7 +170,11 @@ class World:
         return min(self._timers[type(thing)](thing), key=lambda timer: timer[0], default=None)
 
     def _put(self, thing: T) -> T:
-        self._shelves[type(thing)][thing.id] = thing
+        kind, shelf = type(thing), self._shelves[type(thing)]
+        if thing.id not in shelf:
+            place = self._places[kind, thing.id] = (thing.created, next(self._turn), thing.id)
+            insort(self._order[kind], place)
+        shelf[thing.id] = thing
         if type(thing) in self._timers:
             self._timed[thing.id] = thing
             timer = self._next_timer(thing)
@@ -129,18 +182,23 @@ class World:
                 heapq.heappush(self._agenda, (timer[0], next(self._turn), thing.id))
         return thing
 
+    def _remove(self, thing: T) -> T:
+        """Take a thing away; it is remembered as deleted."""
+        self._deleted[type(thing), thing.id] = thing
+        return cast("T", self._shelves[type(thing)].pop(thing.id))
+
     def _emit(self, type: str, thing: Thing, previous: Thing | None = None) -> None:
-        self.events.append(
-            Event(
-                id=self.new_id("evt_1"),
-                type=type,
-                created=self.now,
-                livemode=self.livemode,
-                object=thing,
-                previous=previous if type.endswith(".updated") else None,
-                request_id=self.request_id,
-            )
+        event = Event(
+            id=self.new_id("evt_1"),
+            type=type,
+            created=self.now,
+            livemode=self.livemode,
+            object=thing,
+            previous=previous if type.endswith(".updated") else None,
+            request_id=self.request_id,
+            api_version=self.api_version,
         )
+        self.events.append(self._put(event))
         if not self.burst:
             self.now += 1
 

@@ -38,8 +38,9 @@ def render(thing: objects.Thing, api_version: str = ENDIVE) -> Json:
     return RENDERERS[type(thing)](thing, api_version)
 
 
-def render_event(event: objects.Event, api_version: str = ENDIVE) -> Json:
-    """The whole event, rendered for an endpoint with this API version."""
+def render_event(event: objects.Event, api_version: str | None = None) -> Json:
+    """The whole event, rendered for an endpoint with this API version, or in the account's default at its time."""
+    api_version = api_version or event.api_version
     shown = render(event.object, api_version)
     previous = None
     if event.previous is not None:

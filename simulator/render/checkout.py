@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from simulator.objects import Session
+from simulator.ids import token
+from simulator.objects import Price, Session
+from simulator.render.catalog import price as price_of
 from simulator.versions import BASIL, DAHLIA
 
 Json = dict[str, Any]
@@ -103,3 +105,21 @@ def _customer_details(session: Session, api_version: str) -> Json | None:
         del details["business_name"]
         del details["individual_name"]
     return details
+
+
+def line_item(session: Session, number: int, price: Price, description: str, api_version: str) -> Json:
+    """The `number`th thing bought in a session, of this price; only the API tells of it."""
+    quantity = session.prices[number][1]
+    amount = price.amount(quantity)
+    return {
+        "id": f"li_1{token(f'{session.id} {number}')}",
+        "object": "item",
+        "amount_discount": 0,
+        "amount_subtotal": amount,
+        "amount_tax": 0,
+        "amount_total": 0 if session.trial_days else amount,
+        "currency": price.currency,
+        "description": description,
+        "price": price_of(price, api_version),
+        "quantity": quantity,
+    }

@@ -16,11 +16,14 @@ SINCE_BASIL = (
     "status_details",
     "total_taxes",
 )
+# So many lines an invoice shows by itself; the rest have to be asked for.
+EMBEDDED = 10
+
 LINE_SINCE_BASIL = ("parent", "pricing", "quantity_decimal", "subtotal", "taxes")
 
 
 def invoice(invoice: Invoice, api_version: str) -> Json:
-    """An invoice with all its lines; which payment paid it is told by `invoice_payment` since basil."""
+    """An invoice with its first lines; which payment paid it is told by `invoice_payment` since basil."""
     shown: Json = {
         "id": invoice.id,
         "object": "invoice",
@@ -76,8 +79,8 @@ def invoice(invoice: Invoice, api_version: str) -> Json:
         "latest_revision": None,
         "lines": {
             "object": "list",
-            "data": [_line(line, invoice.id, api_version) for line in invoice.lines],
-            "has_more": False,
+            "data": [line(one, invoice.id, api_version) for one in invoice.lines[:EMBEDDED]],
+            "has_more": len(invoice.lines) > EMBEDDED,
             "total_count": len(invoice.lines),
             "url": f"/v1/invoices/{invoice.id}/lines",
         },
@@ -157,7 +160,8 @@ def _url(invoice: Invoice, pattern: str) -> str | None:
     return pattern.format(invoice.id) if invoice.finalized_at is not None else None
 
 
-def _line(line: Line, invoice: str, api_version: str) -> Json:
+def line(line: Line, invoice: str, api_version: str) -> Json:
+    """One line of the invoice with this id."""
     shown: Json = {
         "id": line.id,
         "object": "line_item",
