@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from simulator.endpoints import Endpoints
 from simulator.objects import Plan, Price, Product
-from simulator.world import InvalidRequestError, World, api_call, merged
+from simulator.world import InvalidRequestError, api_call, merged
 
 
-class Catalog(World):
+class Catalog(Endpoints):
     """What is for sale."""
 
     @api_call

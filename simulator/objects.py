@@ -315,6 +315,24 @@ class Session(Thing):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookEndpoint(Thing):
+    """Where events are posted. Ours: `payload`, and `secrets`, each with the moment at which it ends, if it does."""
+
+    url: str
+    secrets: tuple[tuple[str, int | None], ...]
+    enabled_events: tuple[str, ...] = ("*",)
+    api_version: str | None = None
+    status: str = "enabled"
+    payload: str = "snapshot"
+    description: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=_no_metadata)
+
+    def wants(self, type: str) -> bool:
+        """Whether it is subscribed to events of this type."""
+        return "*" in self.enabled_events or type in self.enabled_events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event(Thing):
     """Something that happened to `object`, which stays as it was then; `previous` is its state just before.
 

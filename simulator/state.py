@@ -1,7 +1,7 @@
 """The simulated Stripe as a whole.
 
-Its layers are, from the ground up: world (objects, clock, events) → catalog → customers → payments → refunds →
-disputes → invoices → subscriptions → prorations → checkout.
+Its layers are, from the ground up: world (objects, clock, events) → endpoints → catalog → customers → payments →
+refunds → disputes → invoices → subscriptions → prorations → checkout.
 """
 
 from simulator.checkout import Checkout

@@ -4,7 +4,7 @@ import heapq
 import threading
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import wraps
 from itertools import count
@@ -25,6 +25,7 @@ from simulator.objects import (
     Session,
     Subscription,
     Thing,
+    WebhookEndpoint,
 )
 from simulator.versions import ENDIVE
 
@@ -101,6 +102,7 @@ class World:
         self.refunds: dict[str, Refund] = {}
         self.disputes: dict[str, Dispute] = {}
         self.sessions: dict[str, Session] = {}
+        self.webhook_endpoints: dict[str, WebhookEndpoint] = {}
         self._shelves: dict[type[Thing], dict[str, Any]] = {
             Product: self.products,
             Price: self.prices,
@@ -113,11 +115,11 @@ class World:
             Refund: self.refunds,
             Dispute: self.disputes,
             Session: self.sessions,
+            WebhookEndpoint: self.webhook_endpoints,
             Event: {},
         }
         self._deleted: dict[tuple[type[Thing], str], Thing] = {}
         self._order: dict[type[Thing], list[Place]] = defaultdict(list)
-        self._pending: dict[str, set[str]] = {}
         self._places: dict[tuple[type[Thing], str], Place] = {}
         self._timers: dict[type[Thing], Callable[[Any], Iterable[Timer]]] = {}
         self._agenda: list[tuple[int, int, str]] = []
@@ -144,10 +146,6 @@ class World:
     def order_of(self, kind: type[Thing]) -> list[Place]:
         """The places of all things that there ever were of this kind, oldest first; the list is not yours."""
         return self._order[kind]
-
-    def pending_deliveries(self, event: str) -> Collection[str]:
-        """The endpoints (ids) that have not yet accepted this event."""
-        return self._pending.get(event, set())
 
     @at_once
     def advance(self, to: int) -> list[Event]:
@@ -187,7 +185,7 @@ class World:
         self._deleted[type(thing), thing.id] = thing
         return cast("T", self._shelves[type(thing)].pop(thing.id))
 
-    def _emit(self, type: str, thing: Thing, previous: Thing | None = None) -> None:
+    def _emit(self, type: str, thing: Thing, previous: Thing | None = None) -> Event:
         event = Event(
             id=self.new_id("evt_1"),
             type=type,
@@ -201,6 +199,7 @@ class World:
         self.events.append(self._put(event))
         if not self.burst:
             self.now += 1
+        return event
 
     def _create(self, thing: T, *event_types: str) -> T:
         self._put(thing)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from urllib.parse import unquote
 
-from simulator.api import errors, parameters, reading
+from simulator.api import endpoints, errors, parameters, reading, thin
 from simulator.api.call import Call, Handler, Json
 from simulator.api.errors import ApiError
 from simulator.ids import token
@@ -48,7 +48,7 @@ class Api:
         self.stripe = stripe
         self._keys = frozenset(keys)
         self._answered = 0
-        handlers = reading.routes()
+        handlers = {**reading.routes(), **endpoints.routes(), **thin.routes()}
         self._routes = {route: (_pattern(route), handler) for route, handler in handlers.items()}
 
     def route_of(self, request: Request) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 from simulator import objects
 from simulator.api import pages, parameters
 from simulator.api.call import Call, Handler, Json
-from simulator.api.errors import missing
+from simulator.api.errors import invalid, missing
 from simulator.api.expand import Expander, line_items, paths_of, shown
-from simulator.api.resources import BY_PATH, RESOURCES, Resource
+from simulator.api.resources import BY_PATH, RESOURCES, Predicate, Resource
 from simulator.calendar import DAY
 from simulator.objects import Event, Invoice
 from simulator.render import render, render_event
@@ -36,22 +36,29 @@ def list_all(resource: Resource, call: Call) -> Json:
 def retrieve_event(call: Call, id: str) -> Json:
     """One event of the last 30 days."""
     event = call.stripe.find(Event, id)
-    if event is None or not _is_remembered(call, event):
+    if event is None or not is_remembered(call, event):
         raise missing("event", id)
-    return show_event(call, event)
+    return _show_event(call, event)
 
 
 def list_events(call: Call) -> Json:
-    """One page of the events of the last 30 days."""
+    """One page of the events of the last 30 days.
+
+    With `delivery_success` only those that all endpoints have accepted (true), or that some have not (false).
+    """
+    given = dict(call.given)
+    if "type" in given and "types" in given:
+        raise invalid("You may only specify one of these parameters: type, types.", "types")
+    is_wanted = _delivery(call, given.pop("delivery_success", None))
     found, has_more = pages.page_of(
-        call.stripe, BY_PATH["events"], call.given, lambda event: _is_remembered(call, event)
+        call.stripe, BY_PATH["events"], given, lambda event: is_remembered(call, event) and is_wanted(event)
     )
-    return _listed(call, [show_event(call, event) for event in found], "/v1/events", has_more)
+    return _listed(call, [_show_event(call, event) for event in found], "/v1/events", has_more)
 
 
-def show_event(call: Call, event: Event) -> Json:
+def _show_event(call: Call, event: Event) -> Json:
     """An event as the API shows it: in the account's version at its time, whatever the request's."""
-    return {**render_event(event), "pending_webhooks": len(call.stripe.pending_deliveries(event.id))}
+    return {**render_event(event), "pending_webhooks": len(call.stripe.owed(event.id))}
 
 
 def list_lines(call: Call, id: str) -> Json:
@@ -70,7 +77,15 @@ def list_line_items(call: Call, id: str) -> Json:
     return _page_of_few(call, items, f"/v1/checkout/sessions/{id}/line_items")
 
 
-def _is_remembered(call: Call, event: Event) -> bool:
+def _delivery(call: Call, value: Any) -> Predicate:
+    if value is None:
+        return lambda _: True
+    wanted = parameters.boolean(value, "delivery_success")
+    return lambda event: (not call.stripe.owed(event.id)) is wanted
+
+
+def is_remembered(call: Call, event: Event) -> bool:
+    """Whether the API still has the event."""
     return event.created >= call.stripe.now - RETENTION_S
 
 

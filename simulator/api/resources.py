@@ -1,4 +1,4 @@
-"""What the API has: each kind of object with its path, its name and the parameters by which its list is filtered."""
+"""What the API has: each kind of object with its name and the parameters by which its list is filtered."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 from simulator import objects
 from simulator.api import parameters
 from simulator.api.errors import invalid
+from simulator.render.thin import PATHS
 
 Predicate = Callable[[Any], bool]
 # Makes of a parameter's value and name what its objects must fulfil.
@@ -113,25 +114,27 @@ def _anything(_: Any) -> bool:
 class Resource:
     """One kind of object under /v1. `unless_asked` is what a list leaves out when a parameter does not ask for it."""
 
-    path: str
     name: str
     kind: type[objects.Thing]
     filters: Mapping[str, Filter]
     is_listed: Predicate = _anything
     unless_asked: tuple[str, Predicate] | None = None
 
+    @property
+    def path(self) -> str:
+        """Where it is under /v1."""
+        return PATHS[self.kind]
+
 
 CREATED = {"created": within(lambda thing: thing.created)}
 
 RESOURCES = (
     Resource(
-        path="products",
         name="product",
         kind=objects.Product,
         filters={**CREATED, "active": true("active"), "ids": listed("id")},
     ),
     Resource(
-        path="prices",
         name="price",
         kind=objects.Price,
         filters={
@@ -144,14 +147,12 @@ RESOURCES = (
         },
     ),
     Resource(
-        path="customers",
         name="customer",
         kind=objects.Customer,
         filters={**CREATED, "email": equal("email")},
         is_listed=lambda customer: not customer.deleted,
     ),
     Resource(
-        path="subscriptions",
         name="subscription",
         kind=objects.Subscription,
         filters={
@@ -165,7 +166,6 @@ RESOURCES = (
         unless_asked=("status", lambda subscription: subscription.status != "canceled"),
     ),
     Resource(
-        path="invoices",
         name="invoice",
         kind=objects.Invoice,
         filters={
@@ -176,7 +176,6 @@ RESOURCES = (
         },
     ),
     Resource(
-        path="invoice_payments",
         name="invoice payment",
         kind=objects.InvoicePayment,
         filters={
@@ -187,31 +186,26 @@ RESOURCES = (
         },
     ),
     Resource(
-        path="payment_intents",
         name="payment_intent",
         kind=objects.PaymentIntent,
         filters={**CREATED, "customer": equal("customer")},
     ),
     Resource(
-        path="charges",
         name="charge",
         kind=objects.Charge,
         filters={**CREATED, "customer": equal("customer"), "payment_intent": equal("payment_intent")},
     ),
     Resource(
-        path="refunds",
         name="refund",
         kind=objects.Refund,
         filters={**CREATED, "charge": equal("charge"), "payment_intent": equal("payment_intent")},
     ),
     Resource(
-        path="disputes",
         name="dispute",
         kind=objects.Dispute,
         filters={**CREATED, "charge": equal("charge"), "payment_intent": equal("payment_intent")},
     ),
     Resource(
-        path="checkout/sessions",
         name="checkout.session",
         kind=objects.Session,
         filters={
@@ -225,7 +219,12 @@ RESOURCES = (
         },
     ),
     Resource(
-        path="events",
+        name="webhook endpoint",
+        kind=objects.WebhookEndpoint,
+        filters={},
+        is_listed=lambda endpoint: endpoint.payload == "snapshot",
+    ),
+    Resource(
         name="event",
         kind=objects.Event,
         filters={**CREATED, "type": _type, "types": _types},

@@ -9,7 +9,7 @@ from typing import Any
 
 from simulator import objects
 from simulator.envelope import envelope
-from simulator.render import catalog, checkout, dispute, invoice, payment, refund, subscription
+from simulator.render import catalog, checkout, dispute, endpoint, invoice, payment, refund, subscription
 from simulator.versions import ENDIVE, VERSIONS
 
 Json = dict[str, Any]
@@ -28,6 +28,7 @@ RENDERERS: Mapping[type[objects.Thing], Callable[[Any, str], Json]] = {
     objects.Refund: refund.refund,
     objects.Dispute: dispute.dispute,
     objects.Session: checkout.session,
+    objects.WebhookEndpoint: endpoint.webhook_endpoint,
 }
 
 
