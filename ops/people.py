@@ -1,11 +1,11 @@
-"""What Dues knows of a person, and making somebody an administrator."""
+"""What Dues knows of a person, and what people decide: whose a customer is, and who is an administrator."""
 
 from __future__ import annotations
 
 import re
 import secrets
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ from workers.link import link
 from workers.recompute import decide
 
 CHANGES = 20
+LONGEST_ID = 255  # characters; Stripe's own bound
 
 _USER = """
     SELECT id, email, name, email_verified, role::text, membership_status::text, stripe_product_id, grace_until, tokens,
         tokens_expires_at, next_change_at, created_at, updated_at
-    FROM users WHERE {condition}
+    FROM users WHERE id = :id
 """
 
 # What a person has, by the key it stands under in the answer. `:customers` are all of their customers' ids.
@@ -62,18 +63,79 @@ _CUSTOMERS = """
 """
 
 
+def find(connection: Connection, id_or_email: str) -> str:
+    """The id of the user with this id or e-mail address. Raises Failed: nobody."""
+    column = "lower(email) = lower(:who)" if "@" in id_or_email else "id = :who"
+    user_id = connection.execute(text(f"SELECT id FROM users WHERE {column}"), {"who": id_or_email}).scalar()
+    if user_id is None:
+        raise Failed(f"There is no user {id_or_email!r}.")
+    return str(user_id)
+
+
 def show(connection: Connection, id_or_email: str) -> dict[str, Any]:
     """Everything that Dues knows of a user; payments and entries of tokens are not among it. Raises Failed: nobody."""
-    condition = "lower(email) = lower(:who)" if "@" in id_or_email else "id = :who"
-    user = connection.execute(text(_USER.format(condition=condition)), {"who": id_or_email}).one_or_none()
-    if user is None:
-        raise Failed(f"There is no user {id_or_email!r}.")
+    user = connection.execute(text(_USER), {"id": find(connection, id_or_email)}).one()
     customers = list(connection.execute(text(_CUSTOMERS), {"id": user.id}).scalars())
     parameters = {"id": user.id, "email": user.email, "customers": customers, "changes": CHANGES}
     return dict(user._mapping) | {  # noqa: SLF001 - SQLAlchemy's public name for it
         key: [dict(row) for row in connection.execute(text(query), parameters).mappings()]
         for key, query in _PARTS.items()
     }
+
+
+# --- whose customer -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a customer is after a person's decision; `is_known` if Stripe has told of the customer yet."""
+
+    stripe_customer_id: str
+    user_id: str | None
+    alias_of: str | None
+    is_known: bool
+
+
+_OWNER = """
+    SELECT coalesce(c.user_id, p.user_id) AS user_id, c.alias_of
+    FROM stripe_customers c LEFT JOIN stripe_customers p ON p.id = c.alias_of WHERE c.id = :id
+"""
+
+
+def link_by_hand(
+    engine: Engine, settings: Settings, customer: str, id_or_email: str | None, *, author: str, reason: str | None
+) -> Owner:
+    """Make a customer the user's whatever the evidence says, or nobody's (null), until somebody decides otherwise.
+
+    It takes effect at once, for all that the customer has paid too; of a customer who is not known yet as soon as it
+    is. Raises Failed: there is no such user, or no such id.
+    """
+    if not 0 < len(customer) <= LONGEST_ID or not customer.isprintable():
+        raise Failed(f"{customer!r} is no id of a customer.")
+    with engine.begin() as connection:
+        user_id = find(connection, id_or_email) if id_or_email is not None else None
+        connection.execute(
+            text(
+                "INSERT INTO customer_links (stripe_customer_id, user_id, author, reason)"
+                " VALUES (:customer, :user, :author, :reason)"
+            ),
+            {"customer": customer, "user": user_id, "author": author, "reason": reason},
+        )
+    _decide_at_once(engine, settings, users={user_id} if user_id else (), customers={customer})
+    with engine.connect() as connection:
+        row = connection.execute(text(_OWNER), {"id": customer}).one_or_none()
+    if row is None:
+        return Owner(customer, None, None, is_known=False)
+    return Owner(customer, row.user_id, row.alias_of, is_known=True)
+
+
+def _decide_at_once(
+    engine: Engine, settings: Settings, *, users: Collection[str], customers: Collection[str] = ()
+) -> None:
+    """Link and decide. Should we end in between, a trigger has made those users due: beat decides within a minute."""
+    concerned = {*users, *link(engine, settings, users=users, customers=customers)}
+    with engine.begin() as connection:
+        decide(connection, settings, concerned, customers=customers)
 
 
 # --- administrators -----------------------------------------------------------------------------------------------
@@ -108,9 +170,7 @@ def set_up_admin(engine: Engine, settings: Settings, email: str, *, author: str)
     with engine.begin() as connection:
         user_id, is_new = _find_or_make(connection, address)
         is_promoted = _promote(connection, user_id, author)
-    moved = link(engine, settings, users=[user_id])
-    with engine.begin() as connection:
-        decide(connection, settings, {user_id, *moved})
+    _decide_at_once(engine, settings, users={user_id})
     with engine.connect() as connection:
         role = connection.execute(text("SELECT role::text FROM users WHERE id = :id"), {"id": user_id}).scalar_one()
     return Admin(user_id, address, role, is_new, is_promoted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
@@ -21,7 +22,7 @@ THINGS = {
 
 @click.group(epilog="Example: dues users show ada@example.com")
 def command() -> None:
-    """Look at people: what they may do, and why."""
+    """Look at people, and decide for them."""
 
 
 @command.command(epilog="Example: dues users show ada@example.com --json")
@@ -52,3 +53,49 @@ def _print_things(title: str, heads: tuple[str, ...], things: list[dict[str, Any
     click.echo(f"\n{name}" if things else f"\n{name}: none")
     if things:
         console.print_table([[thing[head] for head in heads] for thing in things], heads, indent="  ")
+
+
+REASON = click.option("--reason", help="Why, for the record.")
+
+
+@command.command(epilog="Example: dues users link cus_123 ada@example.com --reason 'paid with another address'")
+@click.argument("customer", metavar="CUSTOMER")
+@click.argument("id_or_email", metavar="ID|EMAIL")
+@REASON
+@console.as_json
+def link(*, customer: str, id_or_email: str, reason: str | None, as_json: bool) -> None:
+    """Make a Stripe customer a user's.
+
+    Whatever the evidence says, until somebody decides otherwise. What the customer has paid for counts for the user at
+    once, and for nobody else any more. A customer that Stripe has not told of yet is linked when it does.
+    """
+    _link_by_hand(customer, id_or_email, reason, as_json=as_json)
+
+
+@command.command(epilog="Example: dues users unlink cus_123 --reason 'a typing error in Checkout'")
+@click.argument("customer", metavar="CUSTOMER")
+@REASON
+@console.as_json
+def unlink(*, customer: str, reason: str | None, as_json: bool) -> None:
+    """Make a Stripe customer nobody's.
+
+    Whatever the evidence says, until somebody decides otherwise. What came of it for a user ends at once: access, and
+    tokens as far as they are unspent.
+    """
+    _link_by_hand(customer, None, reason, as_json=as_json)
+
+
+def _link_by_hand(customer: str, id_or_email: str | None, reason: str | None, *, as_json: bool) -> None:
+    from ops import people
+
+    with console.database("users") as database:
+        owner = people.link_by_hand(
+            database.engine, database.settings, customer, id_or_email, author=console.operator(), reason=reason
+        )
+    if as_json:
+        console.print_json(dataclasses.asdict(owner))
+        return
+    alias = f" (an alias of {owner.alias_of})" if owner.alias_of else ""
+    told = f"{owner.stripe_customer_id} is {f'user {owner.user_id}’s' if owner.user_id else 'nobody’s'}{alias}."
+    unknown = f"Kept, and done as soon as Stripe tells of {owner.stripe_customer_id}."
+    click.echo(console.printable(told if owner.is_known else unknown))

@@ -14,6 +14,7 @@ from ops.console import operator
 from ops.people import set_up_admin
 from tests.ops.command_line import Answer, Dues
 from tests.support import eventually
+from workers.link import link
 
 # Ada has two customers, a subscription, a comp that has run out, a link by hand and a change; others have things too.
 ADA = """
@@ -80,6 +81,77 @@ def test_a_ban_by_address_is_shown_with_who_has_the_address_now(dues: Dues, plai
 def test_nobody_is_a_failure(dues: Dues) -> None:
     answer = dues("users", "show", "nobody@example.com")
     assert (answer.code, answer.stderr) == (2, "Error: There is no user 'nobody@example.com'.\n")
+
+
+# --- link and unlink ----------------------------------------------------------------------------------------------
+
+# A customer with a subscription and a paid invoice; its e-mail, which nobody has verified, is Ada's.
+ORPHAN = """
+    INSERT INTO users (id, email) VALUES ('c1', 'Ada@example.com'), ('c2', 'bob@example.com');
+    INSERT INTO stripe_products (id, name, metadata, source) VALUES ('prod_1', 'Pro', '{"tokens": "500"}', 'evt_1');
+    INSERT INTO stripe_prices (id, stripe_product_id, unit_amount, source) VALUES ('price_1', 'prod_1', 900, 'evt_1');
+    INSERT INTO stripe_customers (id, email, created, source) VALUES
+        ('cus_1', 'ada@example.com', '2026-01-01Z', 'evt_1');
+    INSERT INTO user_subscriptions (id, stripe_customer_id, stripe_product_id, stripe_price_id, status, source) VALUES
+        ('sub_1', 'cus_1', 'prod_1', 'price_1', 'active', 'evt_1');
+    INSERT INTO stripe_invoices (id, stripe_customer_id, stripe_subscription_id, status, created, paid_at, total,
+        amount_paid, lines, lines_complete, source)
+    SELECT 'in_1', 'cus_1', 'sub_1', 'paid', now(), now(), 900, 900, jsonb_build_array(jsonb_build_object('id', 'il_1',
+        'amount', 900, 'quantity', 1, 'price', 'price_1', 'product', 'prod_1', 'subscription_item', 'si_1', 'proration',
+        false, 'period', jsonb_build_object('start', now(), 'end', now() + interval '30 days'))), true, 'evt_1';
+"""
+
+
+def standing(dues: Dues, who: str) -> tuple[str, int]:
+    told = dues.fine("users", "show", who, "--json").json
+    return told["role"], told["tokens"]
+
+
+def test_an_orphan_linked_by_hand_counts_at_once_and_unlinked_no_more(dues: Dues, plain: psycopg.Connection) -> None:
+    plain.execute(ORPHAN)
+    done = dues.fine("users", "link", "cus_1", "ada@EXAMPLE.com", "--reason", "wrote to us", "--json").json
+    assert done == {"stripe_customer_id": "cus_1", "user_id": "c1", "alias_of": None, "is_known": True}
+    assert standing(dues, "c1") == ("PREMIUM", 500)
+    assert dues.fine("users", "unlink", "cus_1").stdout == "cus_1 is nobody’s.\n"
+    assert standing(dues, "c1") == ("USER", 0)
+    kept = plain.execute("SELECT user_id, author, reason FROM customer_links ORDER BY id").fetchall()
+    assert kept == [("c1", operator(), "wrote to us"), (None, operator(), None)]
+
+
+def test_a_decision_by_hand_goes_before_the_evidence(dues: Dues, plain: psycopg.Connection) -> None:
+    plain.execute(ORPHAN)
+    plain.execute("""UPDATE stripe_customers SET metadata = '{"user_id": "c1"}'""")
+    assert dues.fine("users", "link", "cus_1", "c2").stdout == "cus_1 is user c2’s.\n"
+    assert (standing(dues, "c1"), standing(dues, "c2")) == (("USER", 0), ("PREMIUM", 500))
+
+
+def test_a_further_customer_becomes_an_alias_of_the_first(dues: Dues, plain: psycopg.Connection) -> None:
+    plain.execute(ORPHAN)
+    plain.execute(
+        "INSERT INTO stripe_customers (id, created, metadata, source)"
+        """ VALUES ('cus_0', '2025-01-01Z', '{"user_id": "c1"}', 'evt_1')"""
+    )
+    assert dues.fine("users", "link", "cus_1", "c1").stdout == "cus_1 is user c1’s (an alias of cus_0).\n"
+
+
+def test_a_customer_not_heard_of_yet_is_linked_when_it_is(dues: Dues, plain: psycopg.Connection) -> None:
+    plain.execute("INSERT INTO users (id, email) VALUES ('c1', 'ada@example.com')")
+    assert "as soon as Stripe tells of cus_9" in dues.fine("users", "link", "cus_9", "c1").stdout
+    assert dues.fine("users", "link", "cus_9", "c1", "--json").json["is_known"] is False
+    plain.execute("INSERT INTO stripe_customers (id, source) VALUES ('cus_9', 'evt_1')")
+    engine = connect(read_settings(dues.environment), application="test")
+    link(engine, read_settings(dues.environment), customers=["cus_9"])
+    engine.dispose()
+    assert plain.execute("SELECT user_id, linked_by FROM stripe_customers").fetchone() == ("c1", "hand")
+
+
+@pytest.mark.parametrize(("customer", "who"), [("cus_1", "nobody"), ("", "c1"), ("a\n", "c1"), ("x" * 256, "c1")])
+def test_a_link_that_names_nobody_is_not_kept(dues: Dues, plain: psycopg.Connection, customer: str, who: str) -> None:
+    plain.execute("INSERT INTO users (id, email) VALUES ('c1', 'ada@example.com')")
+    answer = dues("users", "link", customer, who)
+    assert answer.code == 2
+    assert re.match("Error: (There is no user|.* is no id of a customer)", answer.stderr)
+    assert plain.execute("SELECT FROM customer_links").rowcount == 0
 
 
 # --- setup-admin --------------------------------------------------------------------------------------------------
