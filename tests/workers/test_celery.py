@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
+import socketserver
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -88,6 +92,48 @@ def test_a_worker_outlives_redis_killed_and_frozen(
             except AssertionError as error:
                 raise AssertionError(f"{error}; the worker said:\n{child.output}") from None
             assert child.process.poll() is None, child.output
+
+
+@contextlib.contextmanager
+def in_front_of(server: EmbeddedValkey) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """The URL of a Redis that passes over the first acknowledgement sent to it, and whether it has done so."""
+    swallowed = threading.Event()
+
+    class Door(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((url.hostname, url.port)) as inner:
+                back = threading.Thread(target=self.pass_on, args=(inner, self.request, b""), daemon=True)
+                back.start()
+                self.pass_on(self.request, inner, b"ZREM")
+            back.join()
+
+        def pass_on(self, source: socket.socket, target: socket.socket, unwanted: bytes) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    if unwanted and unwanted in data and not swallowed.is_set():
+                        swallowed.set()
+                    else:
+                        target.sendall(data)
+
+    url = urlsplit(server.redis_url)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Door) as door:
+        door.daemon_threads = True
+        threading.Thread(target=door.serve_forever, daemon=True).start()
+        port = door.server_address[1]
+        yield url._replace(netloc=f"{url.netloc.rpartition(':')[0]}:{port}").geturl(), swallowed.is_set
+        door.shutdown()
+
+
+def test_a_worker_goes_on_after_an_acknowledgement_that_was_lost(
+    own_valkey: Callable[..., EmbeddedValkey], database_url: str
+) -> None:
+    server = own_valkey()
+    with in_front_of(server) as (redis_url, has_swallowed), worker(environment(database_url, redis_url)) as child:
+        for number in range(1, 4):
+            store(database_url, f"evt_{number}")
+            ring(server.redis_url)
+            eventually(lambda: statuses(database_url) == {"ignored": number}, timeout=15)  # noqa: B023 - asked at once
+        assert has_swallowed(), child.output
 
 
 def test_a_worker_that_starts_while_redis_is_away_waits_for_it(
