@@ -83,6 +83,8 @@ class Bell:
                 if self._closing.wait(self._rest):
                     return
                 self._wake.set()
+        if line is not None:
+            line.close()
 
     def _ring_one(self, line: _Line, *, insist: bool) -> None:
         lane = self._wanted.pop()
