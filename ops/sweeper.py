@@ -1,4 +1,6 @@
-"""Looks after a worker's lanes: rings for what is waiting unheard, and works it off itself while Redis is away.
+"""Looks after a worker's lanes: rings for what is waiting unheard, and works it off itself if that does not help.
+
+It does not while Redis is away, and may not if Celery's workers have gone deaf or have more to do than they can.
 
 `python -m ops.sweeper LANE…`, a process of its own under the supervisor of `dues worker`: a payload that ends the
 process that reads it ends this one and nothing else. It needs neither Celery nor Redis.
@@ -48,6 +50,8 @@ class Sweeper:
     road: Road = field(init=False)
     _is_heard: bool = True
     _alone_until: float = 0.0
+    # The lanes that were rung for at the last look.
+    _rung: frozenset[ledger.Lane] = frozenset()
 
     def __post_init__(self) -> None:
         self.road = Road(self.engine, self.settings, stopping=self.stopping)
@@ -73,12 +77,14 @@ class Sweeper:
         with self.engine.connect() as connection:
             waiting = [lane for lane in ledger.waiting_lanes(connection) if lane in self.lanes]
         self._listen()
-        if self._is_heard:
-            for lane in waiting:
-                self.bell.ring(lane)
-        if self.is_alone:
-            for lane in waiting:
-                self._tell(lane, self.road.process(lane))
+        unanswered = self._rung.intersection(waiting)
+        self._rung = frozenset(waiting if self._is_heard else ())
+        for lane in self._rung:
+            self.bell.ring(lane)
+        ours = waiting if self.is_alone else [lane for lane in waiting if lane in unanswered]
+        for lane in ours:
+            self._tell(lane, self.road.process(lane))
+        if ours or self.is_alone:
             decide_all_due(self.engine, self.settings, self.stopping)
 
     def _listen(self) -> None:
@@ -93,7 +99,7 @@ class Sweeper:
     def _tell(self, lane: str, counts: Counter[str]) -> None:
         if counts:
             told = ", ".join(f"{number} {how}" for how, number in counts.items())
-            logger.info("worked off %s without Redis: %s", lane, told)
+            logger.info("worked off %s here: %s", lane, told)
 
 
 def main(lanes: Collection[str]) -> None:

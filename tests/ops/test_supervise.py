@@ -27,7 +27,7 @@ from ops import processes, supervise
 from ops.embedded import EmbeddedValkey
 from simulator import signing
 from tests.ops.command_line import Dues
-from tests.support import Child, eventually, free_port, running
+from tests.support import ROOT, Child, eventually, free_port, running
 
 DUES = [sys.executable, "-m", "ops.cli"]
 
@@ -293,6 +293,20 @@ def test_a_payload_that_ends_its_process_is_given_up_and_the_supervisor_goes_on(
         assert len(group.noted("poisoned", "started", 4)) == 4
         group.process.send(signal.SIGTERM)
         assert group.process.ends() == 0
+
+
+def test_what_no_worker_comes_for_is_worked_off_by_the_sweeper(
+    tmp_path: Path, database_url: str, redis_db_url: str, plain: psycopg.Connection, events: Ledger
+) -> None:
+    environment = {"DATABASE_URL": database_url, "REDIS_URL": redis_db_url, "DUES_SWEEP_SECONDS": "1"}
+    plain.execute("INSERT INTO users (id) VALUES ('c1')")
+    events.add("evt_1")
+    with running([sys.executable, "-m", "ops.sweeper", "live", "bulk"], env=environment, cwd=ROOT) as sweeper:
+        events.ended("evt_1")
+        eventually(lambda: plain.execute("SELECT next_change_at FROM users").fetchone() == (None,))
+        sweeper.send(signal.SIGTERM)
+        assert sweeper.ends() == 0
+    assert "Redis is away" not in sweeper.output
 
 
 @pytest.mark.parametrize("command", ["worker", "beat", "serve"])
