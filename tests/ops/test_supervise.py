@@ -306,7 +306,7 @@ def test_what_no_worker_comes_for_is_worked_off_by_the_sweeper(
         eventually(lambda: plain.execute("SELECT next_change_at FROM users").fetchone() == (None,))
         sweeper.send(signal.SIGTERM)
         assert sweeper.ends() == 0
-    assert "Redis is away" not in sweeper.output
+        assert "Redis is away" not in sweeper.output
 
 
 @pytest.mark.parametrize("command", ["worker", "beat", "serve"])
