@@ -26,6 +26,15 @@ class ApiError(Exception):
         error |= {"param": param, "type": type}
         self.body = {"error": {key: value for key, value in error.items() if value is not None}}
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ApiError) and self._whole() == other._whole()
+
+    def __hash__(self) -> int:
+        return hash(self.args)
+
+    def _whole(self) -> tuple[object, ...]:
+        return self.status, self.body, self.headers
+
 
 def missing(name: str, id: str, *, status: int = 404, param: str = "id") -> ApiError:
     """Nothing has this id."""
