@@ -39,11 +39,11 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	  echo "Dues needs Python 3.11 or newer with its venv module (Debian: apt-get install python3-venv); tried: $$*." >&2; \
 	  echo "Name another one so: make setup PYTHON=/path/to/python3.12" >&2; exit 1; \
 	fi; \
-	echo "Setting up $(VENV) with $$("$$found" --version) (once; about a minute)"; \
+	echo "Setting up $(VENV) with $$("$$found" --version) (once; about a minute)" >&2; \
 	$(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || "$$found" -m venv --clear $(VENV); \
 	$(BIN)/python -m pip install -qq --no-input --only-binary=:all: --no-deps --require-hashes -r requirements-dev.txt; \
 	$(BIN)/python -m pip install -qq --no-input --no-index --no-deps --no-build-isolation --force-reinstall --editable .; \
-	$(BIN)/python -m pip check; \
+	broken=$$($(BIN)/python -m pip check) || { echo "$$broken" >&2; exit 1; }; \
 	pwd -P > $(STAMP)
 
 .PHONY: demo
