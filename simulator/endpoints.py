@@ -96,9 +96,8 @@ class Endpoints(World):
         """Note that the endpoint answered 2xx to the event."""
         self._owed[event].discard(endpoint)
 
-    def _emit(self, type: str, thing: Any, previous: Any = None) -> Event:
-        event = super()._emit(type, thing, previous)
+    def _record(self, event: Event) -> None:
+        super()._record(event)
         wanting = (one for one in self.webhook_endpoints.values() if one.status == "enabled" and one.wants(event.type))
         if ids := {endpoint.id for endpoint in wanting}:
             self._owed[event.id] = ids
-        return event

@@ -15,21 +15,24 @@ LINK = "plink_1practice"
 Action = Callable[[], object]
 
 
-def history(
+def history(  # noqa: PLR0913 - what makes a history
     seed: int | str,
     customers: int = 3,
     months: int = 3,
     *,
     clock: int = CLOCK,
     burst: bool = True,
+    twins: float = 0.0,
     users: Sequence[User] | None = None,
 ) -> Stripe:
     """A Stripe to which `months` of 30 days have happened; its `events` are the history, in the true order.
 
     Equal arguments give equal histories. One user per customer, from `people(seed, customers)` unless given. `burst`
-    as in `World`: events of one call share a second, and some unrelated calls do too.
+    as in `World`: events of one call share a second, and some unrelated calls do too. `twins` is the share of changes
+    that are told by two events.
     """
     stripe, random = Stripe(seed, clock, burst=burst), Random(f"history {seed}")
+    stripe.twins = twins
     stripe.dunning = random.choice(["cancel", "unpaid", "past_due"])
     _Life(stripe, random, users or people(seed, customers)).live(months * 30)
     return stripe

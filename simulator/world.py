@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import wraps
 from itertools import count
+from random import Random
 from typing import Any, TypeVar, cast
 
 from simulator.ids import Ids
@@ -83,6 +84,8 @@ class World:
     """
 
     api_version = ENDIVE
+    # The share of changes that are told by two different events, as Stripe sometimes does.
+    twins = 0.0
 
     def __init__(self, seed: int | str, clock: int, *, livemode: bool = False, burst: bool = True) -> None:
         self.now = clock
@@ -126,6 +129,7 @@ class World:
         self._timed: dict[str, Thing] = {}
         self._turn = count()
         self._ids = Ids(seed)
+        self._chance = Random(f"twins {seed}")
 
     def new_id(self, prefix: str) -> str:
         """A fresh id with this prefix."""
@@ -185,7 +189,7 @@ class World:
         self._deleted[type(thing), thing.id] = thing
         return cast("T", self._shelves[type(thing)].pop(thing.id))
 
-    def _emit(self, type: str, thing: Thing, previous: Thing | None = None) -> Event:
+    def _emit(self, type: str, thing: Thing, previous: Thing | None = None) -> None:
         event = Event(
             id=self.new_id("evt_1"),
             type=type,
@@ -196,10 +200,14 @@ class World:
             request_id=self.request_id,
             api_version=self.api_version,
         )
-        self.events.append(self._put(event))
+        self._record(event)
+        if self._chance.random() < self.twins:
+            self._record(replace(event, id=self.new_id("evt_1")))
         if not self.burst:
             self.now += 1
-        return event
+
+    def _record(self, event: Event) -> None:
+        self.events.append(self._put(event))
 
     def _create(self, thing: T, *event_types: str) -> T:
         self._put(thing)

@@ -24,7 +24,8 @@ Answer = Callable[[str, int], int]
 class Endpoint:
     """A webhook endpoint that checks signatures with Stripe's own library and remembers what it accepted."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, secret: str = SECRET) -> None:
+        self.secret = secret
         self.accepted: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.ports: set[int] = set()
@@ -38,10 +39,13 @@ class Endpoint:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 header = self.headers["Stripe-Signature"]
-                library.WebhookSignature.verify_header(body.decode(), header, SECRET, 300)
                 event = json.loads(body)
                 tries[event["id"]] += 1
-                status = answer(event["id"], tries[event["id"]])
+                try:
+                    library.WebhookSignature.verify_header(body.decode(), header, endpoint.secret, 300)
+                    status = answer(event["id"], tries[event["id"]])
+                except library.SignatureVerificationError:
+                    status = 400
                 if status == 200:
                     endpoint.accepted.append(event)
                 endpoint.headers.append(header)
@@ -161,6 +165,35 @@ def test_each_delivery_is_rendered_in_a_version_of_the_plan(events: list[Event])
 def test_dicts_and_bytes_are_sent_as_they_are() -> None:
     event = envelope({"id": "cus_1", "object": "customer"}, "customer.created", 1)
     assert arrange([event, b"\xff{"]) == [(event["id"], body_of(event)), ("\ufffd{", b"\xff{")]
+
+
+def test_events_that_never_set_out_are_named(serve: Callable[[Answer], Endpoint], events: list[Event]) -> None:
+    endpoint = serve(always_200)
+    report = deliver(events, endpoint.url, [SECRET], Plan(seed=2, drops=0.3))
+    assert 0 < len(report.dropped) < len(events)
+    assert sorted([event["id"] for event in endpoint.accepted] + report.dropped) == sorted(e.id for e in events)
+    assert deliver(events, endpoint.url, [SECRET], Plan(seed=2, drops=0.3)).dropped == report.dropped
+
+
+def test_late_events_are_overtaken(serve: Callable[[Answer], Endpoint], events: list[Event]) -> None:
+    endpoint = serve(always_200)
+    assert deliver(events[:10], endpoint.url, [SECRET], Plan(seed=2, delay_s=0.2)).took_s < 2
+    arrived = [event["id"] for event in endpoint.accepted]
+    assert arrived != [event.id for event in events[:10]]
+    assert sorted(arrived) == sorted(event.id for event in events[:10])
+
+
+def test_stale_signatures_are_refused_and_lost_answers_bring_the_event_again(
+    serve: Callable[[Answer], Endpoint], events: list[Event]
+) -> None:
+    endpoint = serve(always_200)
+    plan = Plan(seed=2, stale=0.3, unheard=0.3, attempts=30, backoff_s=0.001)
+    report = deliver(events[:20], endpoint.url, [SECRET], plan)
+    assert report.ok
+    assert report.answers["400"] > 2
+    arrived = Counter(event["id"] for event in endpoint.accepted)
+    assert set(arrived) == {event.id for event in events[:20]}
+    assert max(arrived.values()) > 1
 
 
 def test_a_signature_may_be_dated_back(serve: Callable[[Answer], Endpoint], events: list[Event]) -> None:
