@@ -43,6 +43,8 @@ class Settings:
     stripe_webhook_secrets: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     stripe_api_key: str = dataclasses.field(default="", repr=False)
     stripe_api_base: str = ""
+    stripe_rate: int = 20
+    stripe_timeout: float = 8.0
     stripe_livemode: Livemode = "any"
     stripe_account: tuple[str, ...] = ()
     api_tokens: tuple[str, ...] = dataclasses.field(default=(), repr=False)
@@ -127,6 +129,8 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "STRIPE_WEBHOOK_SECRET": ("stripe_webhook_secrets", _names),
     "STRIPE_API_KEY": ("stripe_api_key", _text),
     "STRIPE_API_BASE": ("stripe_api_base", _text),
+    "DUES_STRIPE_RATE": ("stripe_rate", _whole(1, 1000)),
+    "DUES_STRIPE_TIMEOUT": ("stripe_timeout", _seconds(0.1, 80)),
     "STRIPE_LIVEMODE": ("stripe_livemode", _one_of("live", "test", "any")),
     "STRIPE_ACCOUNT": ("stripe_account", _names),
     "DUES_API_TOKEN": ("api_tokens", _names),

@@ -51,7 +51,11 @@ RULES = (
 # What the receiver must not even load by way of others: it would then need what only workers have.
 UNREACHABLE_FROM_INGEST = ("workers.handlers", "workers.tasks", "workers.stripe_api", "workers.process")
 
-ONLY_HOME = {"tenacity": ("workers.stripe_api",), "celery": ("celeryconfig", "ops", "workers")}
+ONLY_HOME = {
+    "stripe": ("workers.stripe_api",),
+    "tenacity": ("workers.stripe_api",),
+    "celery": ("celeryconfig", "ops", "workers"),
+}
 
 # Where a process starts, and so may read its environment.
 STARTS = ("celeryconfig", "ingest", "migrations.env", "ops", "simulator.__main__", "workers.celery")
@@ -206,6 +210,8 @@ def test_the_checker_sees_the_project() -> None:
         ("workers/process.py", "from flask import g", "workers.process imports flask"),
         ("workers/process.py", "import tenacity",
          "workers.process imports tenacity, whose only home is workers.stripe_api"),
+        ("workers/process.py", "import stripe",
+         "workers.process imports stripe, whose only home is workers.stripe_api"),
         ("ingest/webhook.py", "from workers.handlers import price", "ingest.webhook imports workers.handlers.price"),
         ("ingest/webhook.py", "from workers import tasks", "ingest.webhook imports workers.tasks"),
         ("ingest/webhook.py", "from workers.stripe_api import get", "ingest.webhook imports workers.stripe_api"),

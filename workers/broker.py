@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
+from kombu.connection import Connection
+from kombu.exceptions import KombuError
+from redis import Redis
+from redis.exceptions import RedisError
+
 # Seconds. A Redis that does not answer within one is as good as away: the ledger knows what is to be done.
 PATIENCE = 1.0
+# What a Redis that is away raises.
+AWAY = (RedisError, KombuError, OSError)
 
 
 def broker(redis_url: str) -> tuple[str, dict[str, Any]]:
@@ -44,3 +52,20 @@ def _sentinel(redis_url: str, options: dict[str, Any]) -> tuple[str, dict[str, A
             options["master_name"] = query.pop("master_name")
         urls.append(urlunsplit(parts._replace(query=urlencode(query))))
     return ";".join(urls), options
+
+
+class Line:
+    """A connection to Redis through kombu, which knows every kind of URL that Celery takes. Raises what is in AWAY."""
+
+    def __init__(self, redis_url: str) -> None:
+        url, options = broker(redis_url)
+        self._connection = Connection(url, transport_options=options, connect_timeout=PATIENCE)  # type: ignore[no-untyped-call]
+        self._connection.ensure_connection(max_retries=0)  # type: ignore[no-untyped-call]
+        self.channel = self._connection.channel()  # type: ignore[no-untyped-call]
+        with self.channel.conn_or_acquire() as client:
+            self.redis: Redis = client
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        with contextlib.suppress(*AWAY):
+            self._connection.release()  # type: ignore[no-untyped-call]

@@ -25,6 +25,8 @@ GIVEN: dict[str, tuple[str, str, Any]] = {
     "STRIPE_WEBHOOK_SECRET": ("whsec_a, whsec_b,", "stripe_webhook_secrets", ("whsec_a", "whsec_b")),
     "STRIPE_API_KEY": ("rk_live_1", "stripe_api_key", "rk_live_1"),
     "STRIPE_API_BASE": ("http://127.0.0.1:12111", "stripe_api_base", "http://127.0.0.1:12111"),
+    "DUES_STRIPE_RATE": ("80", "stripe_rate", 80),
+    "DUES_STRIPE_TIMEOUT": ("2.5", "stripe_timeout", 2.5),
     "STRIPE_LIVEMODE": ("test", "stripe_livemode", "test"),
     "STRIPE_ACCOUNT": ("acct_1,acct_2", "stripe_account", ("acct_1", "acct_2")),
     "DUES_API_TOKEN": ("t1,t2", "api_tokens", ("t1", "t2")),
