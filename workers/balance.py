@@ -98,6 +98,19 @@ class Grant:
     expires_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Tokens that came together: what was granted, what became of them by kind of entry, what is left and until when.
+
+    `left` is what there is at each expiry, nearest first; of a grant that was not moved there is one at most.
+    """
+
+    source: str | None
+    kind: str
+    sums: Mapping[str, int]
+    left: tuple[tuple[datetime | None, int], ...]
+
+
 def bring(
     user_id: str,
     targets: Sequence[Target],
@@ -149,6 +162,16 @@ def spend(user_id: str, amount: int, key: str, entries: Iterable[Entry], now: da
 def standing(user_id: str, entries: Iterable[Entry]) -> Plan:
     """Return the balance and the nearest expiry as the user's entries have them, with nothing to book."""
     return _Ledger(user_id, entries).plan()
+
+
+def holdings(user_id: str, entries: Iterable[Entry]) -> tuple[Holding, ...]:
+    """Return what the user was ever given, in the order of booking, and what became of it."""
+    return tuple(
+        Holding(
+            lot.source, lot.kind, dict(lot.sums), tuple(sorted(lot.left.items(), key=lambda end: end[0] or _FOREVER))
+        )
+        for lot in _Ledger(user_id, entries).lots
+    )
 
 
 def grants(

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, text
 from models import token_ledger
 from models.settings import Settings
 from workers import balance, identity, tokens
-from workers.link import load_users
+from workers.link import load_users, rules_of
 
 Rows = Sequence[Row[Any]]
 
@@ -207,8 +207,7 @@ class _Estate:
         sessions = [identity.Session(*row[:7]) for row in rows]
         named = identity.named_users(identity.Evidence(sessions=sessions))
         people = load_users(self._connection, named.ids)
-        rules = identity.Rules(self._settings.link_by_email, self._settings.trusted_providers)
-        links = identity.resolve_guests(sessions, people, rules)
+        links = identity.resolve_guests(sessions, people, rules_of(self._settings))
         return [(row, owner) for row in rows if (owner := links[row.id].owner_id) is not None]
 
     # --- whose ---

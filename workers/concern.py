@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from models.settings import Settings
 from workers import identity
-from workers.link import load_users
+from workers.link import load_users, rules_of
 from workers.shapes import Concern
 from workers.snapshots import Effects
 
@@ -94,6 +94,5 @@ def guests_of(connection: Connection, settings: Settings, effects: Effects) -> s
     sessions = [identity.Session(*row) for row in connection.execute(_GUESTS, parameters)]
     named = identity.named_users(identity.Evidence(sessions=sessions))
     users = load_users(connection, named.ids)
-    rules = identity.Rules(settings.link_by_email, settings.trusted_providers)
-    found = identity.resolve_guests(sessions, users, rules).values()
+    found = identity.resolve_guests(sessions, users, rules_of(settings)).values()
     return {link.owner_id for link in found if link.owner_id is not None}

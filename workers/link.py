@@ -38,11 +38,29 @@ def link(
             known = _load(connection, customers, candidates)
             everybody = candidates | known.owners | _whom_it_names(connection, known.evidence)
             if everybody <= candidates:
-                rules = identity.Rules(settings.link_by_email, settings.trusted_providers)
-                links = identity.resolve(known.evidence, people, rules)
-                return _write(connection, known.stored, links)
+                return _write(connection, known.stored, identity.resolve(known.evidence, people, rules_of(settings)))
             candidates = everybody
     raise UnsettledError(f"evidence did not settle in {ROUNDS} rounds")
+
+
+def look(connection: Connection, settings: Settings, user: str) -> dict[str, identity.Link]:
+    """The links that follow from all evidence that concerns a user, by customer; nothing is locked or written.
+
+    In a transaction that sees one moment, or it may go on for as long as evidence changes.
+    """
+    candidates = {user}
+    while True:
+        known = _load(connection, (), candidates)
+        everybody = candidates | known.owners | _whom_it_names(connection, known.evidence)
+        if everybody <= candidates:
+            people = load_users(connection, candidates)
+            return identity.resolve(known.evidence, people, rules_of(settings))
+        candidates = everybody
+
+
+def rules_of(settings: Settings) -> identity.Rules:
+    """How far this installation trusts e-mails."""
+    return identity.Rules(settings.link_by_email, settings.trusted_providers)
 
 
 def own_rows(connection: Connection, owners: Mapping[str, str | None]) -> None:

@@ -39,12 +39,12 @@ def decide(
     them; `causes` names the event that led here, for the record. The caller commits.
     """
     people = _lock_users(connection, users)
-    owners = _owners(connection, people)
+    owners = owners_among(connection, people)
     own_rows(connection, owners)
     _choose_best_items(connection, {*owners, *customers})
     moment = now or connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    facts = _load_facts(connection, owners, settings.grace_days)
-    overrides = _load_overrides(connection, people)
+    facts = load_facts(connection, owners, settings.grace_days)
+    overrides = load_overrides(connection, people)
     nothing = entitlements.Facts((), settings.grace_days)
     decisions = {user: entitlements.decide(facts.get(user, nothing), overrides[user], moment) for user in people}
     _record_changes(connection, people, decisions, causes or {}, shadow=settings.shadow)
@@ -111,7 +111,7 @@ def _lock_users(connection: Connection, users: Collection[str]) -> dict[str, Row
     return {row.id: row for row in rows}
 
 
-def _owners(connection: Connection, users: Collection[str]) -> dict[str, str | None]:
+def owners_among(connection: Connection, users: Collection[str]) -> dict[str, str | None]:
     """{customer: user} of all customers of these users, aliases too."""
     rows = connection.execute(
         text(
@@ -143,11 +143,12 @@ _UNPAID = text(
 )
 
 
-def _load_facts(
+def load_facts(
     connection: Connection,
     owners: Mapping[str, str | None],
     grace_days: int,
 ) -> dict[str, entitlements.Facts]:
+    """What each user's role and status follow from; `owners` are their customers (`{customer: user}`)."""
     rows = connection.execute(_FACTS, {"customers": sorted(owners)}).all()
     invoices: dict[str, list[entitlements.Invoice]] = defaultdict(list)
     late = [row.id for row in rows if row.status == "past_due"]
@@ -184,7 +185,8 @@ _OVERRIDES = text(
 )
 
 
-def _load_overrides(connection: Connection, users: Collection[str]) -> dict[str, list[entitlements.Override]]:
+def load_overrides(connection: Connection, users: Collection[str]) -> dict[str, list[entitlements.Override]]:
+    """What people have decided about each user, bans of their e-mail address too."""
     found: dict[str, list[entitlements.Override]] = defaultdict(list)
     for row in connection.execute(_OVERRIDES, {"ids": sorted(users)}):
         found[row.owner].append(entitlements.Override(*row[1:]))
