@@ -11,30 +11,39 @@ from werkzeug.exceptions import HTTPException
 
 from ingest import api, health, webhook
 from ingest.database import Database
+from ingest.freshness import Freshness
+from ingest.waiting import WaitingRoom
 from models.settings import Settings, SettingsError, read_settings, require
 from workers.bell import Bell
 
 logger = logging.getLogger(__name__)
 
-# What `dues serve --only` can name.
-PARTS = ("webhook",)
-NEEDED = ("DATABASE_URL", "REDIS_URL", "STRIPE_WEBHOOK_SECRET")
+SERVERS = ("DATABASE_URL", "REDIS_URL")
+# What `dues serve --only` can name, and what each part cannot do without.
+PARTS = {
+    "webhook": (*SERVERS, "STRIPE_WEBHOOK_SECRET"),
+    "api": (*SERVERS, "DUES_API_TOKEN"),
+}
+THREADS = 8
 
 
-def create_app(settings: Settings | None = None, *, only: str | None = None) -> Flask:
+def create_app(settings: Settings | None = None, *, only: str | None = None, threads: int = THREADS) -> Flask:
     """The web process: the receiver, its health and, given a token, the read API; or `only` one part of it.
 
-    Without `settings` they are read from the environment. Raises SettingsError naming all that is missing.
+    Without `settings` they are read from the environment. `threads` is how many answer requests in this process. Raises
+    SettingsError naming all that is missing.
     """
     if settings is None:
         settings = settings_for(only)
     app = Flask(__name__, static_folder=None)
     database = Database(settings, application="receiver")
     bell = Bell(settings.redis_url)
-    app.register_blueprint(webhook.blueprint(settings, database, bell))
+    room = WaitingRoom(database, threads)
     app.register_blueprint(health.blueprint(settings, database, bell))
-    if settings.api_tokens and only is None:
-        app.register_blueprint(api.blueprint(settings, database))
+    if only in {None, "webhook"}:
+        app.register_blueprint(webhook.blueprint(settings, database, bell, room))
+    if settings.api_tokens and only in {None, "api"}:
+        app.register_blueprint(api.blueprint(settings, database, Freshness(settings, database, bell, room)))
     app.extensions |= {"database": database, "bell": bell}
     app.register_error_handler(HTTPException, _refuse)
     app.register_error_handler(Exception, _break)
@@ -46,9 +55,11 @@ def settings_for(only: str | None = None) -> Settings:
 
     Raises SettingsError.
     """
+    if only == "ops":
+        raise SettingsError(["--only ops: the ops pages do not exist yet"])
     if only is not None and only not in PARTS:
         raise SettingsError([f"--only {only} names nothing that can be served; there is {', '.join(PARTS)}"])
-    return require(read_settings(os.environ), *NEEDED)
+    return require(read_settings(os.environ), *PARTS[only or "webhook"])
 
 
 def _refuse(error: HTTPException) -> Response:

@@ -1,4 +1,4 @@
-"""The read API for the front end: people, their payments, what is on sale; and spending tokens.
+"""The read API for the front end: people, their payments, what is on sale; spending tokens, and looking at Stripe.
 
 CONTRACT §8 shows every answer. Times are ISO 8601 in UTC, money is in minor units. What a request names wrongly is a
 400 or a 404, PostgreSQL's absence a 503.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import re
 from collections import defaultdict
@@ -25,9 +26,11 @@ from werkzeug.exceptions import BadRequest, NotFound, ServiceUnavailable
 
 from ingest.auth import needs_token
 from ingest.database import Database, UnavailableError
+from ingest.freshness import Freshness
 from models import reading, token_ledger
 from models.settings import Settings
 from workers import balance, entitlements
+from workers.explain import explain
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -40,10 +43,10 @@ PAGE: Final = 20
 LONGEST_PAGE: Final = 100
 
 
-def blueprint(settings: Settings, database: Database) -> Blueprint:
+def blueprint(settings: Settings, database: Database, freshness: Freshness) -> Blueprint:
     """The routes, open to holders of one of `settings.api_tokens`; without any they should not be registered."""
     routes = Blueprint("api", __name__, url_prefix="/api")
-    views = _Views(settings, database)
+    views = _Views(settings, database, freshness)
     check_token = needs_token(settings.api_tokens, Response)
 
     def check() -> None:
@@ -54,6 +57,8 @@ def blueprint(settings: Settings, database: Database) -> Blueprint:
     routes.add_url_rule("/users", "user_by_email", views.user_by_email)
     routes.add_url_rule("/users/<user_id>", "user", views.user)
     routes.add_url_rule("/users/<user_id>/payments", "payments", views.payments)
+    routes.add_url_rule("/users/<user_id>/explain", "explain", views.explain)
+    routes.add_url_rule("/users/<user_id>/sync", "sync", views.sync, methods=["POST"])
     routes.add_url_rule("/users/<user_id>/tokens/spend", "spend", views.spend, methods=["POST"])
     routes.add_url_rule("/products", "products", views.products)
     return routes
@@ -67,20 +72,39 @@ def _keep_private(response: Response) -> Response:
 class _Views:
     """What each route answers."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
-        self._grace_days = settings.grace_days
+    def __init__(self, settings: Settings, database: Database, freshness: Freshness) -> None:
+        self._settings = settings
         self._database = database
+        self._freshness = freshness
 
     def user(self, user_id: str) -> Response:
         _refuse_nul(user_id)
-        return self._show(lambda connection: reading.user_by_id(connection, user_id))
+        return self._answer(lambda connection: reading.user_by_id(connection, user_id))
 
     def user_by_email(self) -> Response:
         email = request.args.get("email", "")
         if not email:
             raise BadRequest("Name the user by ?email= or by the path /api/users/<id>.")
         _refuse_nul(email)
-        return self._show(lambda connection: reading.user_by_email(connection, email))
+        return self._answer(lambda connection: reading.user_by_email(connection, email))
+
+    def sync(self, user_id: str) -> tuple[Response, int]:
+        _refuse_nul(user_id)
+        user = self._show(lambda connection: reading.user_by_id(connection, user_id))
+        try:
+            self._freshness.ask(user["id"], rest=0)
+            is_done = self._freshness.wait(user["id"])
+            status, reason = self._freshness.ending(user["id"])
+        except UnavailableError:
+            raise _unavailable() from None
+        if is_done:
+            user = self._show(lambda connection: reading.user_by_id(connection, user_id))
+        outcome = {"synced": status == "processed", "reason": "queued" if status == "received" else reason}
+        return jsonify(**user, **outcome), 202 if status == "received" else 200
+
+    def explain(self, user_id: str) -> Response:
+        _refuse_nul(user_id)
+        return jsonify(_found(self._run(lambda c: explain(c, self._settings, user_id), "REPEATABLE READ")))
 
     def payments(self, user_id: str) -> Response:
         _refuse_nul(user_id)
@@ -113,14 +137,29 @@ class _Views:
         detail = f"There are {tokens} tokens, and {amount} were to be spent."
         return jsonify(error="insufficient", detail=detail, tokens=tokens), 409
 
-    def _show(self, find: Callable[[Connection], Row[Any] | None]) -> Response:
+    def _answer(self, find: Callable[[Connection], Row[Any] | None]) -> Response:
+        """Show a user; if that may be out of date have Stripe asked, and if it must be fresh wait for that a moment."""
+        is_awaited = _switch("fresh")
+        user = self._show(find)
+        if is_awaited or user["stale"]:
+            # The answer is there, whatever becomes of the question.
+            with contextlib.suppress(UnavailableError):
+                self._freshness.ask(user["id"])
+                if is_awaited and self._freshness.wait(user["id"]):
+                    user = self._show(find)
+        return jsonify(user)
+
+    def _show(self, find: Callable[[Connection], Row[Any] | None]) -> Json:
         def read(connection: Connection) -> Json | None:
             user = find(connection)
             if user is None:
                 return None
-            return _user(user, reading.news(connection, user.id), _standings(connection, user, self._grace_days))
+            news = reading.news(connection, user.id)
+            standings = _standings(connection, user, self._settings.grace_days)
+            is_stale = self._freshness.is_stale(news, [standing.row for standing in standings], user.now)
+            return {**_user(user, standings), "as_of": _iso(news.as_of), "stale": is_stale}
 
-        return jsonify(_found(self._run(read, "REPEATABLE READ")))
+        return _found(self._run(read, "REPEATABLE READ"))
 
     def _run(self, work: Callable[[Connection], T], isolation_level: str) -> T:
         """Return what `work` makes of one transaction. Raises ServiceUnavailable."""
@@ -133,7 +172,18 @@ class _Views:
         try:
             return self._database.run(transact)
         except UnavailableError:
-            raise ServiceUnavailable("The database does not answer; ask again.", retry_after=RETRY_AFTER) from None
+            raise _unavailable() from None
+
+
+def _unavailable() -> ServiceUnavailable:
+    return ServiceUnavailable("The database does not answer; ask again.", retry_after=RETRY_AFTER)
+
+
+def _switch(name: str) -> bool:
+    given = request.args.get(name, "0")
+    if given not in {"0", "1"}:
+        raise BadRequest(f"{name} is 0 or 1.")
+    return given == "1"
 
 
 def _found(answer: T | None) -> T:
@@ -192,7 +242,7 @@ def _gives_access(row: Row[Any], invoices: Sequence[entitlements.Invoice], grace
     return entitlements.decide(entitlements.Facts((subscription,), grace_days), (), now).grace_until is not None
 
 
-def _user(user: Row[Any], news: Row[Any], standings: Sequence[_Standing]) -> Json:
+def _user(user: Row[Any], standings: Sequence[_Standing]) -> Json:
     best = max(standings, key=lambda standing: standing.goodness(user.stripe_product_id), default=None)
     return {
         "id": user.id,
@@ -204,15 +254,7 @@ def _user(user: Row[Any], news: Row[Any], standings: Sequence[_Standing]) -> Jso
         "tokens": user.tokens,
         "tokens_expires_at": _iso(user.tokens_expires_at),
         "subscription": None if best is None else _subscription(best.row),
-        "as_of": _iso(news.as_of),
-        "stale": news.contested or any(_is_unheard_of(standing.row, user.now) for standing in standings),
     }
-
-
-def _is_unheard_of(row: Row[Any], now: datetime) -> bool:
-    """Whether a live subscription's period has ended, and Stripe has not said what comes next."""
-    ends = row.current_period_end
-    return row.status in entitlements.LIVE and ends is not None and ends < now
 
 
 def _subscription(row: Row[Any]) -> Json:

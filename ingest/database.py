@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import socket
 import threading
@@ -59,18 +60,19 @@ class Database:
         self._rests_until = 0.0
         self.seconds = seconds
 
-    def run(self, work: Callable[[Connection], T]) -> T:
+    def run(self, work: Callable[[Connection], T], *, patience: float = math.inf) -> T:
         """Return what `work` makes of a connection in autocommit mode. Raises UnavailableError.
 
-        It may be run twice, and may have happened although the error was raised.
+        It may be run twice, and may have happened although the error was raised. Who has less `patience` (seconds)
+        than PostgreSQL has time gives up alone: that says nothing about PostgreSQL.
         """
-        deadline = time.monotonic() + self.seconds
+        deadline = time.monotonic() + min(self.seconds, patience)
         if not self._is_away:
-            return self._run(work, deadline)
+            return self._run(work, deadline, is_patient=patience >= self.seconds)
         if time.monotonic() < self._rests_until or not self._trying.acquire(blocking=False):
             raise UnavailableError("PostgreSQL is away")
         try:
-            return self._run(work, deadline)
+            return self._run(work, deadline, is_patient=patience >= self.seconds)
         finally:
             self._trying.release()
 
@@ -79,8 +81,8 @@ class Database:
         self._threads.shutdown()
         self._engine.dispose()
 
-    def _run(self, work: Callable[[Connection], T], deadline: float) -> T:
-        if not self._slots.acquire(timeout=0 if self._is_away else self.seconds):
+    def _run(self, work: Callable[[Connection], T], deadline: float, *, is_patient: bool) -> T:
+        if not self._slots.acquire(timeout=0 if self._is_away else max(0.0, deadline - time.monotonic())):
             raise UnavailableError("PostgreSQL is too busy")
         job = _Job(self._engine, work)
         future = self._threads.submit(job.run)
@@ -89,8 +91,9 @@ class Database:
             answer = future.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             job.abandon()
-            self._is_away = True
-            self._rests_until = time.monotonic() + REST_SECONDS
+            if is_patient:
+                self._is_away = True
+                self._rests_until = time.monotonic() + REST_SECONDS
             raise UnavailableError("PostgreSQL does not answer") from None
         except (DBAPIError, PoolTimeoutError) as error:
             sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)

@@ -1,4 +1,8 @@
-"""POST /webhooks/stripe: verify, store, ring, answer. A 2xx means that the event is committed."""
+"""POST /webhooks/stripe: verify, store, ring, answer. A 2xx means that the event is committed.
+
+The end of a Checkout is answered a moment later if that lets the buyer come back as a member: once it is processed, and
+what it names was fetched.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, ServiceUnavai
 from ingest import metrics
 from ingest.database import Database, UnavailableError
 from ingest.signature import SignatureError, verified_by
+from ingest.waiting import WaitingRoom
 from models import envelope, ledger
 from models.settings import Settings
 from workers.bell import Bell
@@ -19,11 +24,16 @@ logger = logging.getLogger(__name__)
 
 LARGEST = 1024 * 1024  # bytes
 RETRY_AFTER = 5  # seconds
+# Checkout sends the buyer back to the site when these have been answered:
+# https://docs.stripe.com/checkout/fulfillment#redirect-hosted-checkout
+AWAITED = frozenset({"checkout.session.completed", "checkout.session.async_payment_succeeded"})
 
 
-def blueprint(settings: Settings, database: Database, bell: Bell) -> Blueprint:
+def blueprint(settings: Settings, database: Database, bell: Bell, room: WaitingRoom) -> Blueprint:
     """The receiver's route."""
     secrets = [secret.encode() for secret in settings.stripe_webhook_secrets]
+    # Nobody would end it.
+    patience = 0.0 if "processing" in settings.pause else settings.checkout_wait
     routes = Blueprint("webhook", __name__)
 
     def receive() -> Response:
@@ -35,6 +45,8 @@ def blueprint(settings: Settings, database: Database, bell: Bell) -> Blueprint:
             raise BadRequest(str(error)) from None
         _store(database, received)
         bell.ring(received.lane)
+        if received.type.removeprefix("v1.") in AWAITED:
+            room.wait(received.id, patience)
         return Response(b'{"received": true}', mimetype="application/json")
 
     routes.add_url_rule("/webhooks/stripe", "receive", receive, methods=["POST"], provide_automatic_options=False)

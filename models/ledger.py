@@ -197,16 +197,44 @@ def hand_over(connection: Connection, token: str, ids: Collection[str], lane: La
     return _change(connection, token, ids, changes, lane=lane)
 
 
-def enqueue(
-    connection: Connection, type_: str, payload: bytes, *, lane: Lane = "bulk", event_id: str | None = None
-) -> str:
-    """Put work of our own into the ledger, to be claimed and retried like any event; returns its id.
-
-    What has an `event_id` of its own is put there once.
-    """
-    event_id = event_id or f"dues_{uuid.uuid4().hex}"
-    record(connection, Received(id=event_id, type=type_, payload=payload, lane=lane))
+def enqueue(connection: Connection, type_: str, payload: bytes) -> str:
+    """Put work of our own into the ledger, bulk lane, to be claimed and retried like any event; returns its id."""
+    event_id = f"dues_{uuid.uuid4().hex}"
+    record(connection, Received(id=event_id, type=type_, payload=payload, lane="bulk"))
     return event_id
+
+
+_ASK = text(
+    """
+    INSERT INTO stripe_events AS e (id, type, payload, lane) VALUES (:id, :type, :payload, 'api')
+    ON CONFLICT (id) DO UPDATE SET status = 'received', payload = excluded.payload, reason = NULL, error = NULL,
+        attempts = 0, claim = NULL, processed_at = NULL, received_at = clock_timestamp(), due_at = clock_timestamp()
+    WHERE e.status <> 'received' AND e.processed_at <= clock_timestamp() - make_interval(secs => :rest)
+    """,
+)
+
+
+def ask(connection: Connection, event_id: str, type_: str, payload: bytes, *, rest: float = 0.0) -> bool:
+    """Have something asked of Stripe: work of our own in the lane `api`, of which there is one with this id.
+
+    False if it is waiting or under way, or ended less than `rest` seconds ago: however many ask, it is done once.
+    """
+    parameters = {"id": event_id, "type": type_, "payload": payload, "rest": rest}
+    return connection.execute(_ASK, parameters).rowcount == 1
+
+
+def fetch_id(event_id: str) -> str:
+    """The id of what is asked of Stripe because of an event."""
+    return f"dues_fetch:{event_id}"
+
+
+_UNSETTLED = text("SELECT count(*) FROM stripe_events WHERE id = ANY(:ids) AND status = 'received'")
+
+
+def is_settled(connection: Connection, event_id: str) -> bool:
+    """Whether an event, and what was asked of Stripe because of it, has ended in whatever way."""
+    waiting: int = connection.execute(_UNSETTLED, {"ids": [event_id, fetch_id(event_id)]}).scalar_one()
+    return waiting == 0
 
 
 def next_slice(connection: Connection, token: str, event_id: str, payload: bytes) -> bool:
@@ -232,6 +260,13 @@ def waiting_lanes(connection: Connection) -> list[Lane]:
         {"lanes": list(LANES)},
     )
     return [row.lane for row in rows]
+
+
+def ending(connection: Connection, event_id: str) -> tuple[str, str | None]:
+    """Status and reason of an event; one that is not there is waiting."""
+    row = connection.execute(text("SELECT status, reason FROM stripe_events WHERE id = :id"), {"id": event_id})
+    found = row.one_or_none()
+    return ("received", None) if found is None else (found.status, found.reason)
 
 
 # --- for people ---------------------------------------------------------------------------------------------------

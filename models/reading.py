@@ -44,27 +44,30 @@ def user_by_email(connection: Connection, email: str) -> Row[Any] | None:
 
 _NEWS = text(
     """
-    SELECT max(as_of) AS as_of, coalesce(bool_or(contested), false) AS contested FROM (
-        SELECT as_of, contested, source FROM stripe_customers WHERE user_id = :user
+    SELECT max(as_of) AS as_of, max(updated_at) AS heard_at, coalesce(bool_or(contested), false) AS contested FROM (
+        SELECT as_of, updated_at, contested, source FROM stripe_customers WHERE user_id = :user
         UNION ALL
-        SELECT a.as_of, a.contested, a.source FROM stripe_customers p JOIN stripe_customers a ON a.alias_of = p.id
-        WHERE p.user_id = :user
+        SELECT a.as_of, a.updated_at, a.contested, a.source
+        FROM stripe_customers p JOIN stripe_customers a ON a.alias_of = p.id WHERE p.user_id = :user
         UNION ALL
-        SELECT as_of, contested, source FROM user_subscriptions WHERE user_id = :user
+        SELECT as_of, updated_at, contested, source FROM user_subscriptions WHERE user_id = :user
     ) AS rows WHERE source <> 'stub'
     """,
 )
 
 
 def news(connection: Connection, user_id: str) -> Row[Any]:
-    """When Stripe was last heard of about this user (`as_of`, null: never), and whether a row is `contested`."""
+    """What Stripe has said about this user: `as_of` when, `heard_at` since when it stands here, is a row `contested`?
+
+    Times are null if it has said nothing.
+    """
     return connection.execute(_NEWS, {"user": user_id}).one()
 
 
 # Of a subscription that is only named (a stub) nothing can be shown.
 _SUBSCRIPTIONS = text(
     """
-    SELECT s.id, s.status, s.quantity, s.current_period_start, s.current_period_end, s.cancel_at_period_end,
+    SELECT s.id, s.as_of, s.status, s.quantity, s.current_period_start, s.current_period_end, s.cancel_at_period_end,
         s.cancel_at, s.stripe_product_id, p.name AS product_name, p.metadata AS product_metadata,
         s.stripe_price_id, r.metadata AS price_metadata, r.unit_amount, r.currency, r.recurring_interval
     FROM user_subscriptions s

@@ -55,6 +55,8 @@ class Settings:
     grace_days: int = 3
     link_by_email: LinkByEmail = "verified"
     retention_days: int = 90
+    stale_seconds: int = 86_400
+    checkout_wait: float = 2.0
     list_size: int = 200
     lease_seconds: int = 60
     sweep_seconds: int = 30
@@ -141,6 +143,8 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "DUES_GRACE_DAYS": ("grace_days", _whole(0, 3650)),
     "DUES_LINK_BY_EMAIL": ("link_by_email", _one_of("off", "verified", "any")),
     "DUES_RETENTION_DAYS": ("retention_days", _whole(30, 36500)),
+    "DUES_STALE_SECONDS": ("stale_seconds", _whole(0, 999_999_999)),
+    "DUES_CHECKOUT_WAIT": ("checkout_wait", _seconds(0, 10)),
     "DUES_LIST_SIZE": ("list_size", _whole(1, 1000)),
     "DUES_LEASE_SECONDS": ("lease_seconds", _whole(1, 3600)),
     "DUES_SWEEP_SECONDS": ("sweep_seconds", _whole(1, 3600)),

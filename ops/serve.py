@@ -44,7 +44,7 @@ def serve(bind: str = "127.0.0.1:8000", only: str | None = None, workers: int = 
             backpressure=CONNECTIONS,
             respawn_failed_workers=True,
             workers_kill_timeout=SHUTDOWN_SECONDS,
-        ).serve(target_loader=functools.partial(_load, only, os.getpid()), wrap_loader=False)
+        ).serve(target_loader=functools.partial(_load, only, threads, os.getpid()), wrap_loader=False)
 
 
 def _address(bind: str) -> dict[str, Any]:
@@ -54,12 +54,12 @@ def _address(bind: str) -> dict[str, Any]:
     return {"address": parts.hostname or "127.0.0.1", "port": parts.port or 8000}
 
 
-def _load(only: str | None, parent: int) -> Any:
+def _load(only: str | None, threads: int, parent: int) -> Any:
     """Make the app; runs in each process that answers requests."""
     from ingest import create_app
 
     threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
-    return create_app(only=only)
+    return create_app(only=only, threads=threads)
 
 
 def _end_with(parent: int) -> None:

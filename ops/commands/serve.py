@@ -9,7 +9,7 @@ from ops import console
 
 @click.command(epilog="Example: dues serve --bind 0.0.0.0:8000 --processes 2")
 @click.option("--bind", default="127.0.0.1:8000", show_default=True, help="host:port, or unix:/path of a socket.")
-@click.option("--only", metavar="PART", help="Serve one part by itself, such as webhook.")
+@click.option("--only", metavar="PART", help="Serve one part by itself: webhook or api.")
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many.")
 @click.option("--threads", type=click.IntRange(1, 256), default=8, show_default=True, help="In each process.")
 def command(*, bind: str, only: str | None, processes: int, threads: int) -> None:

@@ -134,6 +134,29 @@ def test_it_does_not_start_without_what_it_needs(monkeypatch: pytest.MonkeyPatch
     assert len(caught.value.problems) == 3
 
 
-def test_a_part_that_does_not_exist_is_named() -> None:
-    with pytest.raises(SettingsError, match="there is webhook"):
-        create_app(only="api")
+@pytest.mark.parametrize(
+    ("part", "why"), [("docs", "there is webhook, api"), ("ops", "--only ops: the ops pages do not exist yet")]
+)
+def test_a_part_that_does_not_exist_is_named(part: str, why: str) -> None:
+    with pytest.raises(SettingsError, match=why):
+        create_app(only=part)
+
+
+@pytest.mark.parametrize(
+    ("part", "needs", "serves"),
+    [("webhook", "STRIPE_WEBHOOK_SECRET", "/webhooks/stripe"), ("api", "DUES_API_TOKEN", "/api/products")],
+)
+def test_a_part_by_itself_needs_and_serves_nothing_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, part: str, needs: str, serves: str
+) -> None:
+    for name in ("STRIPE_WEBHOOK_SECRET", "DUES_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    with pytest.raises(SettingsError) as caught:
+        create_app(only=part)
+    assert [problem.partition(" ")[0] for problem in caught.value.problems] == [needs]
+    monkeypatch.setenv(needs, "secret")
+    routes = {rule.rule for rule in create_app(only=part).url_map.iter_rules()}
+    assert {serves, "/healthz", "/readyz"} <= routes
+    assert routes & {"/webhooks/stripe", "/api/products"} == {serves}

@@ -375,10 +375,33 @@ def test_what_another_lane_must_do_waits_there_untried(connection: Connection, s
     assert ledger.hand_over(connection, claim.token, ["evt_2"], "api") == set()
 
 
-def test_work_of_our_own_with_an_id_is_put_there_once(connection: Connection) -> None:
-    for _ in range(2):
-        assert ledger.enqueue(connection, "dues.fetch", b"{}", lane="api", event_id="dues_1") == "dues_1"
-    assert ids(take(connection, "api")) == ["dues_1"]
+def test_what_many_ask_of_stripe_is_asked_once_and_again_after_a_rest(
+    connection: Connection, site: psycopg.Connection
+) -> None:
+    def ask(rest: float = 10) -> bool:
+        return ledger.ask(connection, "dues_1", "dues.refresh", b"{}", rest=rest)
+
+    assert [ask() for _ in range(3)] == [True, False, False]
+    claim = take(connection, "api")
+    assert (ids(claim), ask(0)) == (["dues_1"], False)
+    ledger.finish(connection, claim.token, ["dues_1"], Ending("dead", "unexpected", "x"), VERSION)
+    assert (ask(), ask(0), ask(0)) == (False, True, False)
+    again = row(connection, "dues_1")
+    assert (again.status, again.attempts, again.reason, again.error) == ("received", 0, None, None)
+    ledger.finish(connection, take(connection, "api").token, ["dues_1"], PROCESSED, VERSION)
+    site.execute("UPDATE stripe_events SET processed_at = processed_at - interval '10 s'")
+    assert ask()
+
+
+def test_an_event_is_settled_once_what_was_asked_because_of_it_has_ended(connection: Connection) -> None:
+    receive(connection, "evt_1", "evt_2")
+    assert not ledger.is_settled(connection, "evt_1")
+    assert ledger.ask(connection, ledger.fetch_id("evt_1"), "dues.fetch", b"{}")
+    ledger.finish(connection, take(connection).token, ["evt_1"], PROCESSED, VERSION)
+    assert not ledger.is_settled(connection, "evt_1")
+    ledger.finish(connection, take(connection, "api").token, [ledger.fetch_id("evt_1")], PROCESSED, VERSION)
+    assert ledger.is_settled(connection, "evt_1")
+    assert not ledger.is_settled(connection, "evt_2")
 
 
 # --- for people ---------------------------------------------------------------------------------------------------
