@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from flask import Blueprint, Response, jsonify, request
@@ -35,6 +36,7 @@ from workers.explain import explain
 T = TypeVar("T")
 Json = dict[str, Any]
 
+OPENAPI: Final = Path(__file__).with_name("openapi.json")
 RETRY_AFTER: Final = 5  # seconds
 LARGEST_BODY: Final = 16 * 1024  # bytes
 MOST_TOKENS: Final = 1_000_000_000
@@ -61,7 +63,12 @@ def blueprint(settings: Settings, database: Database, freshness: Freshness) -> B
     routes.add_url_rule("/users/<user_id>/sync", "sync", views.sync, methods=["POST"])
     routes.add_url_rule("/users/<user_id>/tokens/spend", "spend", views.spend, methods=["POST"])
     routes.add_url_rule("/products", "products", views.products)
+    routes.add_url_rule("/openapi.json", "openapi", _openapi)
     return routes
+
+
+def _openapi() -> Response:
+    return Response(OPENAPI.read_bytes(), mimetype="application/json")
 
 
 def _keep_private(response: Response) -> Response:
@@ -361,6 +368,8 @@ def _body() -> Mapping[str, Any]:
 def _order(body: Mapping[str, Any]) -> tuple[int, str]:
     """The amount and the key of a spend."""
     amount, key = body.get("amount"), body.get("key")
+    if isinstance(amount, float) and amount.is_integer():  # 5.0 is a whole number in JSON
+        amount = int(amount)
     # JSON's true is an int to Python.
     if not isinstance(amount, int) or isinstance(amount, bool) or not 1 <= amount <= MOST_TOKENS:
         raise BadRequest(f"amount is a whole number from 1 to {MOST_TOKENS}.")

@@ -57,7 +57,7 @@ _NEWS = text(
 
 
 def news(connection: Connection, user_id: str) -> Row[Any]:
-    """What Stripe has said about this user: `as_of` when, `heard_at` since when it stands here, is a row `contested`?
+    """What Stripe has said about this user: `as_of` when, `heard_at` since when we know, and if a row is `contested`.
 
     Times are null if it has said nothing.
     """

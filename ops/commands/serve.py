@@ -15,7 +15,7 @@ from ops import console
 def command(*, bind: str, only: str | None, processes: int, threads: int) -> None:
     """Receive Stripe's webhooks, and answer over HTTP.
 
-    Webhooks come to /webhooks/stripe; /healthz, /readyz and /metrics tell how it is.
+    Webhooks come to /webhooks/stripe, a front end asks /api; /healthz, /readyz and /metrics tell how it is.
     """
     from ops.serve import serve
 

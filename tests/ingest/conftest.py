@@ -17,8 +17,8 @@ from tests.ingest.serving import Receiver, receiver, settings_of
 
 
 @contextlib.contextmanager
-def application(database_url: str, redis_url: str) -> Iterator[Flask]:
-    app = create_app(read_settings(settings_of(database_url, redis_url)))
+def application(database_url: str, redis_url: str, **more: str) -> Iterator[Flask]:
+    app = create_app(read_settings({**settings_of(database_url, redis_url), **more}))
     try:
         yield app
     finally:
