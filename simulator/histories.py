@@ -23,23 +23,29 @@ def history(  # noqa: PLR0913 - what makes a history
     clock: int = CLOCK,
     burst: bool = True,
     twins: float = 0.0,
+    restless: bool = False,
     users: Sequence[User] | None = None,
 ) -> Stripe:
     """A Stripe to which `months` of 30 days have happened; its `events` are the history, in the true order.
 
     Equal arguments give equal histories. One user per customer, from `people(seed, customers)` unless given. `burst`
     as in `World`: events of one call share a second, and some unrelated calls do too. `twins` is the share of changes
-    that are told by two events.
+    that are told by two events. A `restless` merchant changes what is on sale again and again: raises prices and moves
+    subscribers, archives and deletes products and prices, gives up invoices, and cancels after a lost dispute.
     """
     stripe, random = Stripe(seed, clock, burst=burst), Random(f"history {seed}")
     stripe.twins = twins
     stripe.dunning = random.choice(["cancel", "unpaid", "past_due"])
-    _Life(stripe, random, users or people(seed, customers)).live(months * 30)
+    life = _RestlessLife if restless else _Life
+    life(stripe, random, users or people(seed, customers)).live(months * 30)
     return stripe
 
 
 class _Life:
     """Chance acts on the merchant and on each user, a few times a month."""
+
+    # The chance that the merchant does something on a day.
+    merchant_acts = 0.05
 
     def __init__(self, stripe: Stripe, random: Random, users: Sequence[User]) -> None:
         self.stripe = stripe
@@ -58,7 +64,7 @@ class _Life:
                 if self.random.random() < (0.08 if user.id in self.customers else 0.2):
                     self._wait_until(begin + day * DAY + self.random.randrange(DAY))
                     self._pick(self._what_may_happen_to(user))
-            if self.random.random() < 0.05:
+            if self.random.random() < self.merchant_acts:
                 self._pick(self._what_the_merchant_may_do())
         self._wait_until(begin + days * DAY)
 
@@ -257,3 +263,77 @@ class _Life:
             lambda: self.stripe.update_price(price, active=price == self.prices[0]),
             lambda: self.stripe.update_price(price, nickname=f"at {self.stripe.now}"),
         ]
+
+
+class _RestlessLife(_Life):
+    """The same, at a merchant's who leaves nothing as it is."""
+
+    merchant_acts = 0.2
+
+    def _what_the_merchant_may_do(self) -> Sequence[Action]:
+        return [
+            *super()._what_the_merchant_may_do(),
+            self._put_on_sale,
+            self._take_off_the_shelf,
+            self._delete_a_product,
+            self._raise_a_price,
+            self._give_up_an_invoice,
+            self._cancel_after_a_lost_dispute,
+        ]
+
+    def _put_on_sale(self) -> None:
+        product = self.stripe.create_product(f"Limited {self.stripe.now}", metadata={"tokens": "10"})
+        self.prices.append(self.stripe.create_price(product.id, self.random.randrange(100, 5000)).id)
+
+    def _take_off_the_shelf(self) -> None:
+        """Archive a product and its prices, except the one that keeps the shop open; or bring one back."""
+        product = self.random.choice(list(self.stripe.products.values()))
+        for price in self._prices_of(product.id):
+            if price not in {self.prices[0], self.one_time}:
+                self.stripe.update_price(price, active=not product.active)
+        self.stripe.update_product(product.id, active=not product.active)
+
+    def _delete_a_product(self) -> None:
+        """Delete one of the limited products, prices first; who subscribed to it keeps it."""
+        limited = [id for id, product in self.stripe.products.items() if product.name.startswith("Limited")]
+        if not limited:
+            return
+        product = self.random.choice(limited)
+        for price in self._prices_of(product):
+            self.stripe.delete_price(price)
+        self.prices = [price for price in self.prices if price in self.stripe.prices]
+        self.stripe.delete_product(product)
+
+    def _raise_a_price(self) -> None:
+        """A new price in the place of an old one; some subscribers are moved to it."""
+        at = self.random.randrange(len(self.prices))
+        old = self.stripe.prices[self.prices[at]]
+        new = self.stripe.create_price(
+            old.product, (old.unit_amount or 0) + 100, interval=old.interval, metadata=old.metadata
+        )
+        self.prices[at] = new.id
+        self.stripe.archive_price(old.id)
+        for subscription in list(self.stripe.subscriptions.values()):
+            items = [item for item in subscription.items if item.price.id == old.id]
+            if subscription.status == "active" and items and self.random.random() < 0.5:
+                self.stripe.change_item(
+                    subscription.id,
+                    price=new.id,
+                    quantity=items[0].quantity,
+                    item=items[0].id,
+                    proration_behavior="none",
+                )
+
+    def _give_up_an_invoice(self) -> None:
+        unpaid = [invoice.id for invoice in self.stripe.invoices.values() if invoice.status == "open"]
+        if unpaid:
+            self.random.choice([self.stripe.void_invoice, self.stripe.mark_uncollectible])(self.random.choice(unpaid))
+
+    def _cancel_after_a_lost_dispute(self) -> None:
+        lost = {self.stripe.charges[d.charge].customer for d in self.stripe.disputes.values() if d.status == "lost"}
+        for subscription in list(self.stripe.subscriptions.values()):
+            if subscription.customer in lost and subscription.ended_at is None:
+                self.stripe.cancel(subscription.id, reason="payment_disputed")
+
+    def _prices_of(self, product: str) -> list[str]:
+        return [price.id for price in self.stripe.prices.values() if price.product == product]

@@ -209,3 +209,30 @@ def test_histories_visit_every_status_and_every_type_that_is_handled() -> None:
         "refund.updated",
     } - types
     assert missing == set()
+
+
+def test_a_restless_merchant_archives_deletes_raises_and_gives_up() -> None:
+    types: Counter[str] = Counter()
+    reasons = set()
+    prices_moved = archived = 0
+    for seed in range(6):
+        stripe = history(seed, customers=4, months=4, restless=True)
+        again = history(seed, customers=4, months=4, restless=True)
+        assert [body_of(render_event(e)) for e in stripe.events] == [body_of(render_event(e)) for e in again.events]
+        types.update(event.type for event in stripe.events)
+        reasons |= {subscription.cancellation_reason for subscription in stripe.subscriptions.values()}
+        archived += sum(
+            "active" in render_event(event)["data"]["previous_attributes"]
+            for event in stripe.events
+            if event.type == "product.updated"
+        )
+        prices_moved += sum(
+            "items" in render_event(event)["data"]["previous_attributes"]
+            for event in stripe.events
+            if event.type == "customer.subscription.updated" and event.request_id
+        )
+    assert min(types[type] for type in ("product.deleted", "price.deleted", "plan.deleted", "invoice.voided")) > 0
+    assert types["invoice.marked_uncollectible"] > 0
+    assert "payment_disputed" in reasons
+    assert prices_moved > 10
+    assert archived > 5
