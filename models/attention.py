@@ -59,7 +59,8 @@ _LOOKS = {
     """,
     "conflicts": f"""
         SELECT claim.customer AS id FROM ({_CLAIMS}) AS claim JOIN users u ON u.id = claim.named
-        WHERE NOT EXISTS (SELECT FROM customer_links l WHERE l.stripe_customer_id = claim.customer)
+        WHERE claim.customer IS NOT NULL
+            AND NOT EXISTS (SELECT FROM customer_links l WHERE l.stripe_customer_id = claim.customer)
         GROUP BY 1 HAVING count(DISTINCT claim.named) > 1
     """,
     "overrides": """

@@ -40,12 +40,11 @@ UNTOLD = {
 }
 # Rows that Dues made of what others say (workers/shapes.py: invoice_payment_of); Stripe lists none of them.
 _OUR_OWN = {"stripe_invoice_payments": "t.id LIKE '%:%'"}
-# Amounts that must add up alike, in minor units.
+# Amounts that must add up alike, in minor units. Refunds do not say which mode they are of; charges add them up.
 MONEY = {
     "stripe_invoices": ("amount_paid", "amount_remaining"),
     "payment_history": ("amount_received",),
     "stripe_charges": ("amount_captured", "amount_refunded"),
-    "stripe_refunds": ("amount",),
     "stripe_disputes": ("amount",),
 }
 

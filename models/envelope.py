@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from models.ledger import Received
+from models.ledger import Lane, Received
 
 LONGEST = 255  # characters; also keeps three of them below what one entry of a B-tree can hold
 LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
@@ -32,8 +32,8 @@ class UnreadableError(ValueError):
     """The body is no event; the message says why, and nothing of what it holds."""
 
 
-def read(body: bytes) -> Received:
-    """Read what the ledger wants to know of an event. Raises UnreadableError.
+def read(body: bytes, *, lane: Lane = "live") -> Received:
+    """Read what the ledger wants to know of an event that goes into `lane`. Raises UnreadableError.
 
     An id that PostgreSQL can't hold is replaced by one made of the body's hash; other values by null.
     """
@@ -56,6 +56,7 @@ def read(body: bytes) -> Received:
         api_version=_plain(event.get("api_version")),
         livemode=livemode if isinstance(livemode, bool) else None,
         account=_account(event.get("context" if is_thin else "account")),
+        lane=lane,
     )
 
 

@@ -86,6 +86,18 @@ def record(connection: Connection, received: Received) -> bool:
     return connection.execute(_RECORD, {name: getattr(received, name) for name in Received.__slots__}).rowcount == 1
 
 
+def held(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Those of some ids that the ledger holds, however they ended."""
+    return set(
+        connection.execute(text("SELECT id FROM stripe_events WHERE id = ANY(:ids)"), {"ids": sorted(ids)}).scalars()
+    )
+
+
+def is_idle(connection: Connection) -> bool:
+    """Whether nothing is left to do, now or later."""
+    return connection.execute(text("SELECT FROM stripe_events WHERE status = 'received' LIMIT 1")).first() is None
+
+
 # As a subquery it is asked once, so that the index is read no further than what is due; rounded as `due_at` is, or what
 # has just been written would lie up to half a millisecond ahead.
 _NOW = "(SELECT clock_timestamp()::timestamptz(3))"

@@ -22,12 +22,13 @@ Ended = Literal["done", "failed"]
 
 @dataclass(slots=True)
 class Run:
-    """A row of `sync_runs`; `cursor` and `counts` are what `save` writes, `started_at` is the database's clock."""
+    """A row of `sync_runs`; `cursor` and `counts` are what `save` writes. By the database's clock it is `age` s old."""
 
     id: int
     started_at: datetime
     cursor: str | None = None
     counts: dict[str, Any] = field(default_factory=dict)
+    age: float = field(default=0.0, compare=False)
 
 
 @contextlib.contextmanager
@@ -64,7 +65,8 @@ def latest(connection: Connection, kind: str, status: Ended | None = None) -> Ru
 def _one(connection: Connection, condition: str, **parameters: Any) -> Run | None:
     row = connection.execute(
         text(
-            f"SELECT id, started_at, cursor, counts FROM sync_runs WHERE {condition}"
+            "SELECT id, started_at, cursor, counts, extract(epoch FROM clock_timestamp() - started_at)::float AS age"
+            f" FROM sync_runs WHERE {condition}"
             " ORDER BY started_at DESC, id DESC LIMIT 1"
         ),
         parameters,
@@ -73,7 +75,10 @@ def _one(connection: Connection, condition: str, **parameters: Any) -> Run | Non
 
 
 def begin(connection: Connection, kind: str, cursor: str | None = None, *, every: float = 0) -> Run | None:
-    """Begin a run, unless one was begun less than `every` seconds ago. The caller has the turn and commits."""
+    """Begin a run, unless one was begun less than `every` seconds ago. The caller has the turn and commits.
+
+    One that is still running is given up: whoever has the turn could have continued it.
+    """
     row = connection.execute(
         text(
             "INSERT INTO sync_runs (kind, cursor) SELECT :kind, :cursor WHERE NOT EXISTS (SELECT FROM sync_runs"
@@ -82,7 +87,16 @@ def begin(connection: Connection, kind: str, cursor: str | None = None, *, every
         ),
         {"kind": kind, "cursor": cursor, "every": every},
     ).one_or_none()
-    return None if row is None else Run(*row)
+    if row is None:
+        return None
+    connection.execute(
+        text(
+            "UPDATE sync_runs SET status = 'failed', error = 'given up for a later run',"
+            " finished_at = clock_timestamp() WHERE kind = :kind AND status = 'running' AND id <> :id"
+        ),
+        {"kind": kind, "id": row.id},
+    )
+    return Run(*row)
 
 
 def save(connection: Connection, run: Run) -> None:

@@ -141,8 +141,7 @@ def check_beat(patient: Patient) -> Iterator[Finding]:
     if run is None:
         yield Finding("beat", "warning", "the watchdog has not looked yet", f"{todo}; it looks every five minutes")
         return
-    now = patient.connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    minutes = (now - run.started_at).total_seconds() / 60
+    minutes = run.age / 60
     if minutes > watchdog.LATE_MINUTES:
         yield Finding("beat", "problem", f"the watchdog last looked {minutes:.0f} minutes ago", todo)
     else:

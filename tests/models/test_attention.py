@@ -56,7 +56,8 @@ def test_evidence_for_two_users_conflicts_until_a_person_decides(engine: Engine,
     )
     site.execute(
         "INSERT INTO stripe_checkout_sessions (id, stripe_customer_id, client_reference_id, payment_link) VALUES"
-        " ('cs_1', 'cus_1', 'b', 'plink_1'), ('cs_2', 'cus_1', 'nobody', NULL), ('cs_3', 'cus_2', 'b', NULL)"
+        " ('cs_1', 'cus_1', 'b', 'plink_1'), ('cs_2', 'cus_1', 'nobody', NULL), ('cs_a', NULL, 'a', NULL),"
+        " ('cs_b', NULL, 'b', NULL), ('cs_3', 'cus_2', 'b', NULL)"
     )
     assert found(engine, "conflicts") == ()
     site.execute("UPDATE stripe_checkout_sessions SET payment_link = NULL WHERE id = 'cs_1'")

@@ -1,0 +1,236 @@
+"""Asks Stripe what Dues has missed: events that never came (or were lost), and rows that are not what Stripe says.
+
+Beat asks every hour: events since the last run, and once a day every list beside its table. A person may ask at any
+time. Where a run stands is in its row of `sync_runs`; see `models.sync_runs`. docs/operations.md says what is found,
+what is repaired and what needs a person.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, text
+
+from models import sync_runs
+from models.settings import Settings
+from workers import missed
+from workers.reconciler import EVENTS, LISTS, PEOPLE, Counts, Order, Reconciler, State
+from workers.shapes import Snapshot
+from workers.stripe_api import NotFoundError, StripeApi, StripeApiError, StripeAwayError
+
+logger = logging.getLogger(__name__)
+
+KIND = "reconcile"
+EVERY_SECONDS = 3600.0
+DRIFT_SECONDS = 86400
+# So far each run looks back behind where the last one ended; once a day as far as Stripe's own retries.
+OVERLAP_SECONDS, DEEP_SECONDS = 3600, 3 * 86400
+# Beat's runs leave alone what is so new that its delivery may still be on its way.
+PATIENCE_SECONDS = 60
+# A run that Stripe's absence has kept from ending for so long is given up.
+LONGEST_SECONDS = 86400
+
+
+class BusyError(Exception):
+    """Another reconciliation is under way; the message says so."""
+
+
+class OtherAccountError(StripeApiError):
+    """Stripe knows nothing of what is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a run works with.
+
+    `apply` takes snapshots of the API down the road, `work_off` has the events done that were recorded, `resync` has
+    everything fetched anew after an outage that was longer than Stripe remembers events.
+    """
+
+    engine: Engine
+    settings: Settings
+    stripe: StripeApi
+    apply: Callable[[Sequence[Snapshot]], object]
+    work_off: Callable[[], object]
+    resync: Callable[[], object]
+
+
+def of_beat(tools: Tools, stopping: threading.Event, *, seconds: float = 10.0) -> bool:
+    """Make the next slice of the hourly run; whether there is more to do at once.
+
+    Nothing is done if somebody else is at it, or if the last run is not half an hour old.
+    """
+    with sync_runs.turn(tools.engine, KIND) as is_ours:
+        if not is_ours:
+            return False
+        with tools.engine.begin() as connection:
+            run = sync_runs.running(connection, KIND)
+            run = run or sync_runs.begin(connection, KIND, every=EVERY_SECONDS / 2)
+        if run is None:
+            return False
+        try:
+            return not _go_on(tools, run, Order(), stopping, seconds)
+        except StripeAwayError as error:
+            if run.age < LONGEST_SECONDS:
+                logger.warning("reconcile: Stripe is away, going on within the hour: %s", error)
+                return False
+            _fail(tools, run, error)
+        except StripeApiError as error:
+            _fail(tools, run, error)
+        return False
+
+
+def by_hand(
+    tools: Tools,
+    order: Order,
+    stopping: threading.Event,
+    *,
+    since: int | None = None,
+    tell: Callable[[Counts], object] = lambda _: None,
+) -> Counts:
+    """Make a whole run, of what happened or was created from `since` (Unix seconds) on; `tell` hears how it goes.
+
+    An order to record nothing leaves the database as it is. Raises BusyError and StripeApiError.
+    """
+    with sync_runs.turn(tools.engine, KIND) as is_ours:
+        if not is_ours:
+            raise BusyError("Another reconciliation is under way; it will be over soon.")
+        if not order.records:
+            counts: Counts = {}
+            state = _open(tools, order, counts, since=since, is_by_hand=True)
+            _reconciler(tools, order, state, counts, lambda *_: tell(counts)).go_on(stopping, seconds=float("inf"))
+            return counts
+        with tools.engine.begin() as connection:
+            run = sync_runs.begin(connection, KIND)
+        if run is None:
+            raise BusyError("A reconciliation could not be begun.")
+        try:
+            state = _open(tools, order, run.counts, since=since, is_by_hand=True)
+            run.cursor = state.dump()
+            _go_on(tools, run, order, stopping, float("inf"), tell)
+        except StripeApiError as error:
+            _fail(tools, run, error)
+            raise
+        return run.counts
+
+
+def _go_on(
+    tools: Tools,
+    run: sync_runs.Run,
+    order: Order,
+    stopping: threading.Event,
+    seconds: float,
+    tell: Callable[[Counts], object] = lambda _: None,
+) -> bool:
+    """Take steps for `seconds`; whether the run has ended."""
+    state = _open(tools, order, run.counts) if run.cursor is None else State.load(run.cursor)
+
+    def save(state: State, counts: Counts) -> None:
+        run.cursor = state.dump()
+        with tools.engine.begin() as connection:
+            sync_runs.save(connection, run)
+        tell(counts)
+
+    if not _reconciler(tools, order, state, run.counts, save).go_on(stopping, seconds=seconds):
+        return False
+    run.cursor = json.dumps(state.closing)
+    with tools.engine.begin() as connection:
+        sync_runs.finish(connection, run, "done")
+    log = logger.warning if findings(run.counts) else logger.info
+    log("reconcile: %s", json.dumps({name: n for name, n in run.counts.items() if name != "examples"}))
+    return True
+
+
+def _reconciler(
+    tools: Tools, order: Order, state: State, counts: Counts, save: Callable[[State, Counts], object]
+) -> Reconciler:
+    return Reconciler(
+        tools.engine, tools.settings, tools.stripe, order, state, counts,
+        apply=tools.apply, work_off=tools.work_off, save=save,
+    )  # fmt: skip
+
+
+def _fail(tools: Tools, run: sync_runs.Run, error: StripeApiError) -> None:
+    logger.error("reconcile: %s", error)
+    with tools.engine.begin() as connection:
+        sync_runs.finish(connection, run, "failed", str(error))
+
+
+def findings(counts: Counts) -> bool:
+    """Whether a run has found anything."""
+    return bool(counts.keys() & {"missed", "drift", "money", "people", "gap_days", "unreadable"})
+
+
+# --- where a run begins -----------------------------------------------------------------------------------------------
+
+
+def _open(tools: Tools, order: Order, counts: Counts, *, since: int | None = None, is_by_hand: bool = False) -> State:
+    """Ask Stripe what time it is, and see since when events may have been missed."""
+    now = next(tools.stripe.pages(EVENTS, limit=1)).as_of
+    with tools.engine.connect() as connection:
+        last = _last(connection)
+        heard = last["until"] if last else _last_event(connection)
+        known = _known(connection)
+    _check_account(tools.stripe, known)
+    is_gap = since is None and heard is not None and now - heard > missed.RETENTION_SECONDS
+    drifts = is_by_hand or is_gap or last is None or now - last["drift"] > DRIFT_SECONDS
+    if is_gap and heard is not None:
+        counts["gap_days"] = (now - heard) // 86400
+        logger.warning("reconcile: nothing was heard for %d days, and Stripe keeps events for 30", counts["gap_days"])
+        if order.repairs and "repairs" not in tools.settings.pause:
+            tools.resync()
+    begin = now - missed.RETENTION_SECONDS
+    if last is not None:
+        begin = max(begin, last["until"] - (DEEP_SECONDS if drifts else OVERLAP_SECONDS))
+    until = now if is_by_hand else now - PATIENCE_SECONDS
+    closing = {"until": until, "drift": now if drifts else last["drift"] if last else 0}
+    return State(
+        events_since=begin if since is None else since,
+        until=until,
+        lists=[EVENTS, *LISTS, PEOPLE] if drifts else [EVENTS],
+        created_since=since,
+        # Who looked at a part only has not looked at the rest.
+        closing=closing if since is None else last,
+    )
+
+
+def _last(connection: Connection) -> dict[str, int] | None:
+    """What the last whole run left: until when events were looked at, and when the lists were."""
+    run = sync_runs.latest(connection, KIND, "done")
+    left: dict[str, int] | None = None if run is None or run.cursor is None else json.loads(run.cursor)
+    return left
+
+
+def _last_event(connection: Connection) -> int | None:
+    newest = text("SELECT extract(epoch FROM max(created))::bigint FROM stripe_events")
+    seconds: int | None = connection.execute(newest).scalar_one()
+    return seconds
+
+
+def _known(connection: Connection) -> list[tuple[str, str]]:
+    """A few objects (type, id) that Stripe has told of, of either mode; by id, which finds them at once."""
+    some = " UNION ALL ".join(
+        f"(SELECT '{object_type}', id FROM {table} WHERE source <> 'stub' AND livemode = {mode} ORDER BY id LIMIT 2)"
+        for object_type, table in (("customer", "stripe_customers"), ("product", "stripe_products"))
+        for mode in ("true", "false")
+    )
+    return [(object_type, object_id) for object_type, object_id in connection.execute(text(some))]
+
+
+def _check_account(stripe: StripeApi, known: Sequence[tuple[str, str]]) -> None:
+    """Make sure that Stripe knows something of what is here: else all of it would seem to have been deleted."""
+    for object_type, object_id in known:
+        try:
+            stripe.retrieve(object_type, object_id)
+        except NotFoundError:
+            continue
+        return
+    if known:
+        raise OtherAccountError(
+            "Stripe knows none of the customers and products that are here:"
+            " is STRIPE_API_KEY the key of another account, or of the other mode?"
+        )
