@@ -61,6 +61,10 @@ PARALLEL ?= --numprocesses=logical --maxprocesses=4 --dist=worksteal
 test: setup ## all tests, with branch coverage (ARGS=tests/models runs some)
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term $(ARGS)
 
+.PHONY: chaos
+chaos: setup ## everything killed, frozen and cut off under load, half an hour (ARGS=--short: two minutes)
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
 .PHONY: check
 check: setup ## lint, format, types, and the pinned packages against known vulnerabilities
 	$(BIN)/python -m ruff check .
