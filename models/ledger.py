@@ -249,6 +249,19 @@ def is_settled(connection: Connection, event_id: str) -> bool:
     return waiting == 0
 
 
+def undertake(connection: Connection, type_: str, payload: bytes, *, lease: float) -> Claim:
+    """Put work of our own into the ledger as claimed by us: if we end before it is done, another worker does it."""
+    event_id, token = enqueue(connection, type_, payload), str(uuid.uuid4())
+    connection.execute(
+        text(
+            "UPDATE stripe_events SET attempts = 1, claim = :token,"
+            " due_at = clock_timestamp() + make_interval(secs => :lease) WHERE id = :id"
+        ),
+        {"id": event_id, "token": token, "lease": lease},
+    )
+    return Claim(token, (Claimed(event_id, type_, payload, None, None, attempts=1, silent_ends=0),))
+
+
 def next_slice(connection: Connection, token: str, event_id: str, payload: bytes) -> bool:
     """Go on later with the rest of a long work of our own; a slice done is no failed try. False: no longer ours."""
     done = _change(

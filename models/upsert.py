@@ -43,6 +43,14 @@ BOOKKEEPING = ("as_of", "source", "deleted_at", "contested", "livemode")
 # Computed by LINK and DECIDE, never by a snapshot.
 DERIVED = frozenset({"user_id", "alias_of", "linked_by"})
 OURS = frozenset({"created_at", "updated_at"})
+# (table, column) → what is written instead of what Stripe said last, where it says less than before: webhooks and lists
+# never carry a session's line items, and only the first lines of an invoice, which change no more once it is final.
+_HAS_FEWER_LINES = "t.lines_complete AND NOT excluded.lines_complete AND t.status <> 'draft'"
+KEPT = {
+    ("stripe_checkout_sessions", "line_items"): "coalesce(excluded.line_items, t.line_items)",
+    ("stripe_invoices", "lines"): f"CASE WHEN {_HAS_FEWER_LINES} THEN t.lines ELSE excluded.lines END",
+    ("stripe_invoices", "lines_complete"): f"excluded.lines_complete OR ({_HAS_FEWER_LINES})",
+}
 
 
 @dataclass(slots=True)
@@ -174,11 +182,12 @@ def _sorted(rows: Iterable[Row]) -> list[Row]:
 
 @functools.cache
 def _statement(name: str, columns: tuple[str, ...], guard: str, watched: tuple[str, ...]) -> str:
+    values = ", ".join(f"{column} = {KEPT.get((name, column), f'excluded.{column}')}" for column in columns[1:])
     return (
         f"INSERT INTO {name} AS t ({', '.join(columns)}) SELECT {', '.join(columns)}"
         f" FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r({typed(name, columns)})"
         ' ORDER BY id COLLATE "C"'
-        f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in columns[1:])}"
+        f" ON CONFLICT (id) DO UPDATE SET {values}"
         f" WHERE t.as_of {guard} excluded.as_of"
         # Stripe was asked after whatever the events of that second tell.
         " OR (t.as_of = excluded.as_of AND excluded.source = 'api')"

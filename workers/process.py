@@ -33,8 +33,8 @@ from workers.shapes import MalformedError, Snapshot
 logger = logging.getLogger(__name__)
 
 # Work of our own, kept in the ledger like events: a change of the catalogue that concerns very many, and customers
-# whose user was deleted (enqueued by a trigger).
-RECOMPUTE, RELINK = "dues.recompute", "dues.relink"
+# whose user was deleted (enqueued by a trigger); and what is left to do once the API's word has been written.
+RECOMPUTE, RELINK, SETTLE = "dues.recompute", "dues.relink", "dues.settle"
 # After a try that failed for a reason that passes: 1 minute … 1 day, three and a half days in all.
 BACKOFF = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 86400, 86400)
 # After a try that failed unexpectedly: three tries over an hour.
@@ -196,7 +196,7 @@ class Road:
 
     def _work(self, claim: ledger.Claim, events: Sequence[ledger.Claimed]) -> Counter[str]:
         counts: Counter[str] = Counter()
-        ours = {RECOMPUTE: self._recompute_slice, RELINK: self._relink}
+        ours = {RECOMPUTE: self._recompute_slice, RELINK: self._relink, SETTLE: self._settle_work}
         for event in events:
             if event.type in ours:
                 counts[ours[event.type](claim, event)] += 1
@@ -218,23 +218,9 @@ class Road:
             for ending, ids in refused.items():
                 ledger.finish(connection, claim.token, ids, ending, self.version)
             self.checkpoint("write")
-        moved: set[str] = set()
-        if effects.evidence_changed:
-            moved = link(self.engine, self.settings, customers=effects.evidence_changed)
-            self.checkpoint("link")
-        with self.engine.begin() as connection:
-            affected = concern.customers_with(connection, effects.catalogue, limit=SLICE + 1)
-            if len(affected) > SLICE:
-                ledger.enqueue(connection, RECOMPUTE, _slice(effects.catalogue, after=""))
-                affected = []
-            customers = effects.customers | set(affected) | concern.customers_of(connection, effects.objects)
-            owners = owners_of(connection, customers)
-            guests = concern.guests_of(connection, self.settings, effects)
-        causes = {owners[one.customer]: one.source for one in read if one.customer in owners}
-        self._decide(
-            moved | guests | set(owners.values()),
-            customers,
-            causes,
+        self._settle(
+            effects,
+            {one.customer: one.source for one in read if one.customer is not None},
             lambda connection: ledger.finish(
                 connection,
                 claim.token,
@@ -247,6 +233,28 @@ class Road:
         for ending, ids in refused.items():
             counts[ending.status] += len(ids)
         return counts
+
+    def _settle(
+        self,
+        effects: snapshots.Effects,
+        causes: Mapping[str, str],
+        finish: Callable[[Connection], object],
+    ) -> None:
+        """LINK and DECIDE for what has been written; `causes` names what led here, by customer."""
+        moved: set[str] = set()
+        if effects.evidence_changed:
+            moved = link(self.engine, self.settings, customers=effects.evidence_changed)
+            self.checkpoint("link")
+        with self.engine.begin() as connection:
+            affected = concern.customers_with(connection, effects.catalogue, limit=SLICE + 1)
+            if len(affected) > SLICE:
+                ledger.enqueue(connection, RECOMPUTE, _slice(effects.catalogue, after=""))
+                affected = []
+            customers = effects.customers | set(affected) | concern.customers_of(connection, effects.objects)
+            owners = owners_of(connection, customers)
+            guests = concern.guests_of(connection, self.settings, effects)
+        users = moved | guests | set(owners.values())
+        self._decide(users, customers, {owners[one]: causes[one] for one in causes if one in owners}, finish)
 
     def _read(
         self,
@@ -270,8 +278,15 @@ class Road:
     def _reason_to_ignore(self, event: ledger.Kept) -> str | None:
         if event.account is not None and event.account not in self.settings.stripe_account:
             return "account"
-        wanted = {"live": True, "test": False}.get(self.settings.stripe_livemode)
-        return None if wanted is None or event.livemode is wanted else "livemode"
+        return None if self._mode is None or event.livemode is self._mode else "livemode"
+
+    def _is_ours(self, one: Snapshot) -> bool:
+        """Whether it is of the mode that is wanted; what is gone no longer says."""
+        return None in {self._mode, one.livemode} or one.livemode is self._mode
+
+    @property
+    def _mode(self) -> bool | None:
+        return {"live": True, "test": False}.get(self.settings.stripe_livemode)
 
     def _unhandled(self, event: ledger.Kept) -> str:
         if event.type in BY_EVENT_TYPE:
@@ -297,6 +312,43 @@ class Road:
                 if is_last:
                     finish(connection)
                 self.checkpoint("decide")
+
+    # --- what the API said ---
+
+    def take_in(
+        self,
+        told: Iterable[Snapshot],
+        also: Callable[[Connection], object] = lambda _: None,
+    ) -> Counter[str]:
+        """Write what Stripe's API said, link, and decide whom it concerns; returns how that ended, if there was any.
+
+        One commit holds the rows, what `also` writes (the caller's cursor) and, as claimed work of our own in the
+        ledger, what is left to do. So it is done even if we end right after it, and nobody has to repeat anything.
+        """
+        counts: Counter[str] = Counter()
+        newest = {(one.handler.table, one.id): one for one in told if self._is_ours(one)}
+        with self.engine.begin() as connection:
+            effects = snapshots.write(connection, newest.values(), applies=lambda row: not self._reason_to_ignore(row))
+            left = effects and self._undertake(connection, effects)
+            also(connection)
+            self.checkpoint("write")
+        if left:
+            self._try_alone(left, left.events[0], counts)
+        return counts
+
+    def _undertake(self, connection: Connection, effects: snapshots.Effects) -> ledger.Claim:
+        return ledger.undertake(connection, SETTLE, effects.to_json(), lease=self.settings.lease_seconds)
+
+    def _settle_work(self, claim: ledger.Claim, event: ledger.Claimed) -> str:
+        """LINK and DECIDE for what the API said; says how the event ended."""
+        effects = snapshots.Effects.from_json(event.payload or b"{}")
+        done = ledger.Ending("processed")
+        self._settle(
+            effects,
+            dict.fromkeys(effects.customers, event.id),
+            lambda connection: ledger.finish(connection, claim.token, [event.id], done, self.version),
+        )
+        return "processed"
 
     # --- work of our own ---
 

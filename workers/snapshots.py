@@ -22,6 +22,8 @@ from workers.shapes import TARIFF_KEYS, Concern, Handler, Json, MalformedError, 
 # Anything of this in the raw bytes may decode to what PostgreSQL cannot hold; then every text is looked at.
 SUSPICIOUS = re.compile(rb"\\u(0000|[dD][89a-fA-F])")
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# The source of a snapshot that Stripe's API told, rather than an event.
+API = "api"
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -79,12 +81,38 @@ def read(row: ledger.Kept) -> list[Snapshot]:
         raise MalformedError("created is missing")
     if handler.is_preview(obj):
         return []
-    main = snapshot(handler, obj, as_of=as_of, source=row.id, event_type=row.type, previous=_previous(data))
-    also = [
-        snapshot(BY_OBJECT_TYPE[one["object"]], one, as_of=as_of, source=row.id, event_type=row.type, told_with=main)
-        for one in ([] if main.row is None else handler.also(obj))
-    ]
-    return [main, *also]
+    return _with_others(
+        snapshot(handler, obj, as_of=as_of, source=row.id, event_type=row.type, previous=_previous(data))
+    )
+
+
+def from_api(obj: Json, as_of: int) -> list[Snapshot]:
+    """What an object that Stripe's API told as of a moment (Unix seconds) says, of itself and others.
+
+    Raises MalformedError, also for a kind of object that Dues does not keep.
+    """
+    _refuse_unstorable(obj)
+    handler = BY_OBJECT_TYPE.get(obj.get("object", ""))
+    if handler is None:
+        raise MalformedError("it is of a kind that is not kept")
+    return _with_others(snapshot(handler, obj, as_of=as_of, source=API, event_type=""))
+
+
+def gone(object_type: str, object_id: str, as_of: int) -> Snapshot:
+    """What Stripe's API says by knowing no such object any more."""
+    (one,) = from_api({"id": object_id, "object": object_type, "deleted": True}, as_of)
+    return one
+
+
+def _with_others(main: Snapshot) -> list[Snapshot]:
+    told: dict[str, Any] = {
+        "as_of": main.as_of,
+        "source": main.source,
+        "event_type": main.event_type,
+        "told_with": main,
+    }
+    also = [] if main.row is None else main.handler.also(main.object)
+    return [main, *(snapshot(BY_OBJECT_TYPE[one["object"]], one, **told) for one in also)]
 
 
 def _previous(data: Json) -> Json | None:
@@ -188,6 +216,22 @@ class Effects:
     guests: set[str] = field(default_factory=set)
     catalogue: set[str] = field(default_factory=set)
 
+    def __bool__(self) -> bool:
+        return any((self.customers, self.evidence_changed, *self.objects.values(), self.guests, self.catalogue))
+
+    def to_json(self) -> bytes:
+        """As work of our own in the ledger."""
+        objects = {kind: sorted(ids) for kind, ids in self.objects.items()}
+        sets = ("customers", "evidence_changed", "guests", "catalogue")
+        return json.dumps({"objects": objects} | {name: sorted(getattr(self, name)) for name in sets}).encode()
+
+    @classmethod
+    def from_json(cls, payload: bytes) -> Effects:
+        """What `to_json` wrote."""
+        read = json.loads(payload)
+        objects = defaultdict(set, {kind: set(ids) for kind, ids in read.pop("objects").items()})
+        return cls(objects=objects, **{name: set(ids) for name, ids in read.items()})
+
 
 def write(
     connection: Connection,
@@ -282,20 +326,24 @@ class _Writing:
         if not tariffs:
             return
         groups: dict[tuple[str, str, int], list[Snapshot]] = defaultdict(list)
+        asked = [one for one in tariffs if one.source == API]
         for one in tariffs:
-            groups[_place(one)].append(one)
-        rows = [
-            {
-                "object_id": one.id,
-                "as_of": iso(one.as_of),
-                "metadata": {key: one.row["metadata"][key] for key in TARIFF_KEYS if key in one.row["metadata"]},
-            }
-            for one, _ in _decide_ties(self.connection, list(groups.values()), self.applies)
-            if one.row is not None
-        ]
+            if one.source != API:
+                groups[_place(one)].append(one)
+        told = [one for one, _ in _decide_ties(self.connection, list(groups.values()), self.applies)]
+        # Stripe is asked every few minutes, and nearly always says what was known.
+        rows = [*map(_tariff, told), *self._news(map(_tariff, asked))]
+        if not rows:
+            return
         parameters = {"rows": json.dumps(rows)}
         self.connection.execute(_REMEMBER, parameters)
         self.effects.catalogue |= {row.object_id for row in self.connection.execute(_MATTERS, parameters)}
+
+    def _news(self, tariffs: Iterable[upsert.Row]) -> list[upsert.Row]:
+        """Those that say something else than what was in force until then."""
+        rows = {row["object_id"]: row for row in tariffs}
+        news = self.connection.execute(_NEWS, {"rows": json.dumps(list(rows.values()))})
+        return [rows[row.object_id] for row in news]
 
     def _note(self, handler: Handler, one: Snapshot, *, changed: bool) -> None:
         """Note whom the snapshot concerns: its customer in any case, others only if a watched value changed."""
@@ -328,6 +376,12 @@ def as_row(one: Snapshot, *, contested: bool = False) -> upsert.Row:
     return bookkeeping if one.row is None else {**one.row, **bookkeeping}
 
 
+def _tariff(one: Snapshot) -> upsert.Row:
+    metadata = (one.row or {}).get("metadata", {})
+    kept = {key: metadata[key] for key in TARIFF_KEYS if key in metadata}
+    return {"object_id": one.id, "as_of": iso(one.as_of), "metadata": kept}
+
+
 _TARIFFS = "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(object_id text, as_of timestamptz, metadata jsonb)"
 
 _REMEMBER = text(
@@ -335,6 +389,17 @@ _REMEMBER = text(
     INSERT INTO stripe_metadata_history (object_id, as_of, metadata)
     SELECT object_id, as_of, metadata FROM {_TARIFFS} ORDER BY object_id COLLATE "C", as_of
     ON CONFLICT (object_id, as_of) DO UPDATE SET metadata = excluded.metadata
+    """,
+)
+
+_NEWS = text(
+    f"""
+    SELECT r.object_id FROM {_TARIFFS}
+    LEFT JOIN LATERAL (
+        SELECT h.metadata FROM stripe_metadata_history h WHERE h.object_id = r.object_id AND h.as_of <= r.as_of
+        ORDER BY h.as_of DESC LIMIT 1
+    ) AS before ON true
+    WHERE before.metadata IS DISTINCT FROM r.metadata
     """,
 )
 

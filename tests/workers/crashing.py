@@ -1,10 +1,12 @@
 """A worker that ends without a word where the test wants it: `python -m tests.workers.crashing LANE step=write`.
 
-`step=NAME` kills the process just before that step commits, `event=ID` when it reads that event.
+`step=NAME` kills the process just before that step commits, `event=ID` when it reads that event. Instead of a lane,
+`api` takes in what the API is said to have told: on stdin, as `[[object, as_of], …]`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -30,6 +32,9 @@ def main(lane: str, where: str) -> None:
     road = Road(connect(settings, application="crashing"), settings)
     if kind == "step":
         road.checkpoint = lambda step: end() if step == name else None
+    if lane == "api":
+        road.take_in(one for obj, as_of in json.load(sys.stdin) for one in snapshots.from_api(obj, as_of))
+        return
     real = snapshots.read
 
     def read(row: ledger.Kept) -> list[Snapshot]:
