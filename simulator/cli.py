@@ -3,14 +3,17 @@
 import argparse
 import json
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import TextIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TextIO
 
 from simulator.delivery import Plan, deliver
 from simulator.histories import CLOCK, history
 from simulator.objects import Event
-from simulator.people import USERS, User
+from simulator.options import OPTIONS, Option, user
+from simulator.people import USERS
+from simulator.practice import practise
 from simulator.render import render_event
 from simulator.state import Stripe
 from simulator.stories import STORIES, Step
@@ -20,6 +23,7 @@ EXAMPLE = """examples:
   python -m simulator deliver --url http://127.0.0.1:8000/webhooks/stripe --secret whsec_practice --story membership
   python -m simulator deliver --url http://127.0.0.1:8000/webhooks/stripe --secret whsec_practice --story history \\
       --seed 7 --customers 20 --months 6 --shuffle --duplicates 0.2 --json
+  python -m simulator serve --url http://127.0.0.1:8000/webhooks/stripe --customers 20 --bad-day 0.1
   python -m simulator print --story membership --api-version 2025-02-24.acacia | head -3
 """
 
@@ -27,12 +31,24 @@ EXAMPLE = """examples:
 def main(arguments: Sequence[str] | None = None, out: TextIO = sys.stdout) -> int:
     """Run a command; 0 if all events were accepted, 1 if some were not, 2 for a mistake on the command line."""
     options = _parser().parse_args(arguments)
+    if options.command == "serve":
+        return _serve(options, out)
     options.api_version = options.api_version or [ENDIVE]
     if options.command == "print":
         version = options.api_version[0]
         out.writelines(f"{json.dumps(render_event(e, version), ensure_ascii=False)}\n" for e in _events(options))
         return 0
     return _deliver(options, out)
+
+
+def _serve(options: argparse.Namespace, out: TextIO) -> int:
+    try:
+        return practise(vars(options), out, threading.Event())
+    except KeyboardInterrupt:
+        return 0
+    except (OSError, ValueError) as error:  # a port that is taken, a URL that is none
+        sys.stderr.write(f"{error}\n")
+        return 2
 
 
 def _deliver(options: argparse.Namespace, out: TextIO) -> int:
@@ -81,11 +97,32 @@ def _steps(options: argparse.Namespace) -> Iterator[Step]:
     yield from story.tell(stripe, [*(options.user or []), *USERS][: story.users])
 
 
-def _user(text: str) -> User:
-    id, separator, email = text.partition("=")
-    if not (id and separator and email):
-        raise argparse.ArgumentTypeError(f"expected ID=EMAIL, got {text!r}")
-    return User(id=id, email=email)
+def _read(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The same reader, whose complaint is shown."""
+
+    def reader(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return reader
+
+
+def _add(parser: argparse.ArgumentParser, option: Option) -> None:
+    if option.read is None:
+        parser.add_argument(f"--{option.name}", action="store_true", help=option.help)
+        return
+    shown = f" (default {option.default})" if option.default is not None else ""
+    parser.add_argument(
+        f"--{option.name}",
+        action="append" if option.many else "store",
+        type=_read(option.read),
+        default=[] if option.many else option.default,
+        choices=option.choices,
+        metavar=option.metavar,
+        help=option.help + shown,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="deliver | print")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="serve | deliver | print")
     told = argparse.ArgumentParser(add_help=False)
     told.add_argument("--story", choices=[*STORIES, "history"], default="membership", help="what happens")
     told.add_argument("--seed", type=int, default=1, help="equal seeds and clocks give equal events (default 1)")
@@ -103,7 +140,11 @@ def _parser() -> argparse.ArgumentParser:
     told.add_argument("--customers", type=int, default=3, help="of a history (default 3)")
     told.add_argument("--months", type=int, default=3, help="of a history (default 3)")
     told.add_argument(
-        "--user", action="append", type=_user, metavar="ID=EMAIL", help="who they are at the merchant's; repeat it"
+        "--user",
+        action="append",
+        type=_read(user),
+        metavar="ID=EMAIL",
+        help="who they are at the merchant's; repeat it",
     )
     told.add_argument("--spread", action="store_true", help="a second for every event, instead of same-second bursts")
     told.add_argument(
@@ -120,6 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     posting.add_argument("--duplicates", type=float, default=0.0, help="share of events sent twice, such as 0.2")
     posting.add_argument("--attempts", type=int, default=5, help="tries per event (default 5)")
     posting.add_argument("--json", action="store_true", help="one report as JSON")
+    practice = commands.add_parser("serve", help="serve the API, and deliver a history to a receiver")
+    for option in OPTIONS:
+        _add(practice, option)
     for command in commands.choices.values():
         command.epilog, command.formatter_class = EXAMPLE, argparse.RawDescriptionHelpFormatter
     return parser

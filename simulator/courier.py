@@ -1,5 +1,6 @@
 """Delivers what a simulated account owes to its webhook endpoints."""
 
+import math
 from collections.abc import Sequence
 from random import Random
 
@@ -8,7 +9,7 @@ from simulator.envelope import body_of
 from simulator.objects import Event, WebhookEndpoint
 from simulator.render import render_event
 from simulator.render.thin import notification
-from simulator.rounds import Parcel, Plan, Report, Rounds, SimulatedClock
+from simulator.rounds import Parcel, Plan, RealClock, Report, Rounds, SimulatedClock
 from simulator.state import Stripe
 
 # Three days of retries, the last ones half a day apart. That a dead endpoint is disabled is no longer documented.
@@ -16,15 +17,17 @@ AS_STRIPE = Plan(attempts=13, backoff_s=5 * MINUTE, backoff_max_s=HALF_DAY, disa
 
 
 class Courier:
-    """Posts on the account's clock, so that days of retries take no time.
+    """Posts on the account's clock, so that days of retries take no time, or in real time, where they take their time.
 
     Each event is rendered and signed as its endpoint has it. `report` grows with every call.
     """
 
-    def __init__(self, stripe: Stripe, plan: Plan = AS_STRIPE) -> None:
+    def __init__(self, stripe: Stripe, plan: Plan = AS_STRIPE, *, real_time: bool = False) -> None:
         self._stripe = stripe
         self._plan = plan
-        self._rounds = Rounds(plan, SimulatedClock())
+        self._real_time = real_time
+        self._clock = RealClock() if real_time else SimulatedClock()
+        self._rounds = Rounds(plan, self._clock)
         self._seen = 0
         self._failing_since: dict[str, float] = {}
         self.report = self._rounds.report
@@ -42,13 +45,13 @@ class Courier:
         return self.deliver()
 
     def deliver(self) -> Report:
-        """Post all that is due by now; what is refused is due again later."""
+        """Post all that is due by now; what is refused is due again later. In real time: all, until it is settled."""
         with self._stripe.lock:
             news = self._stripe.events[self._seen :]
             self._seen += len(news)
             self._set_out(news)
         try:
-            return self._rounds.run(self._stripe.now)
+            return self._rounds.run(math.inf if self._real_time else self._stripe.now)
         finally:
             self._rounds.close()
 
@@ -57,7 +60,7 @@ class Courier:
         found = self._stripe.find(Event, event)
         if found is None:
             raise ValueError(f"there is no event {event}")
-        self._rounds.add(self._stripe.now, self._parcel(found, endpoint, "resent"))
+        self._rounds.add(self._start(self._stripe.now), self._parcel(found, endpoint, "resent"))
         return self.deliver()
 
     def _set_out(self, news: Sequence[Event]) -> None:
@@ -72,11 +75,14 @@ class Courier:
                 twice = parcel.random.random() < self._plan.duplicates
                 for one in (parcel, self._parcel(event, endpoint, "second"))[: 1 + twice]:
                     parcels.append(one)
-                    dues.append(event.created + one.random.uniform(0, self._plan.delay_s))
+                    dues.append(self._start(event.created) + one.random.uniform(0, self._plan.delay_s))
         if self._plan.shuffle:
             Random(f"order {self._plan.seed} {self._seen}").shuffle(parcels)
         for due, parcel in zip(dues, parcels, strict=True):
             self._rounds.add(due, parcel)
+
+    def _start(self, moment: int) -> float:
+        return self._clock.now() if self._real_time else moment
 
     def _parcel(self, event: Event, endpoint: str, which: str) -> Parcel:
         there = self._stripe.webhook_endpoints[endpoint]
@@ -84,7 +90,7 @@ class Courier:
             id=event.id,
             url=there.url,
             body=lambda: self._body(event, there),
-            secrets=lambda at: self._stripe.secrets_of(endpoint, int(at)),
+            secrets=lambda at: self._stripe.secrets_of(endpoint, None if self._real_time else int(at)),
             random=Random(f"{self._plan.seed} {event.id} {endpoint} {which}"),
             is_wanted=lambda: self._is_enabled(endpoint),
             tell=lambda at, is_accepted: self._tell(event.id, endpoint, at, is_accepted=is_accepted),

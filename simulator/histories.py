@@ -1,6 +1,6 @@
 """True histories at random: what could have happened to some customers over some months."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from simulator.calendar import DAY
@@ -33,12 +33,24 @@ def history(  # noqa: PLR0913 - what makes a history
     that are told by two events. A `restless` merchant changes what is on sale again and again: raises prices and moves
     subscribers, archives and deletes products and prices, gives up invoices, and cancels after a lost dispute.
     """
-    stripe, random = Stripe(seed, clock, burst=burst), Random(f"history {seed}")
+    stripe = Stripe(seed, clock, burst=burst)
     stripe.twins = twins
+    for _ in days(stripe, seed, months, users or people(seed, customers), restless=restless):
+        pass
+    return stripe
+
+
+def days(
+    stripe: Stripe, seed: int | str, months: int, users: Sequence[User], *, restless: bool = False
+) -> Iterator[int]:
+    """The same history in a Stripe of one's own, day by day: gives out each day, from 0, when people have acted on it.
+
+    What falls due by itself on the last day has happened only when no more days are given out.
+    """
+    random = Random(f"history {seed}")
     stripe.dunning = random.choice(["cancel", "unpaid", "past_due"])
     life = _RestlessLife if restless else _Life
-    life(stripe, random, users or people(seed, customers)).live(months * 30)
-    return stripe
+    yield from life(stripe, random, users).live(months * 30)
 
 
 class _Life:
@@ -55,8 +67,8 @@ class _Life:
         self.prices: list[str] = []
         self.one_time = ""
 
-    def live(self, days: int) -> None:
-        """From the opening of the shop to the last day."""
+    def live(self, days: int) -> Iterator[int]:
+        """From the opening of the shop to the last day, one by one."""
         self._open_shop()
         begin = self.stripe.now
         for day in range(days):
@@ -66,6 +78,7 @@ class _Life:
                     self._pick(self._what_may_happen_to(user))
             if self.random.random() < self.merchant_acts:
                 self._pick(self._what_the_merchant_may_do())
+            yield day
         self._wait_until(begin + days * DAY)
 
     def _open_shop(self) -> None:
