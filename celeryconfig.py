@@ -40,7 +40,10 @@ worker_cancel_long_running_tasks_on_connection_loss = True  # of tasks acknowled
 
 # What waited an hour for a worker has been overtaken by what came after it.
 _EXPIRES = {"expires": 3600}
+# Behind work that takes longer, these need not wait in numbers.
+_OF_API = {"expires": 300, "queue": "api"}
 beat_schedule = {
     "sweep": {"task": "sweep", "schedule": float(settings.sweep_seconds), "options": _EXPIRES},
+    "reconcile": {"task": "reconcile", "schedule": 300.0, "options": _OF_API},
     "decide_due": {"task": "decide_due", "schedule": 20.0, "options": _EXPIRES},
 }

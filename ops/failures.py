@@ -78,6 +78,8 @@ SENTENCES: dict[str, Callable[[BaseException], str]] = {
     "psycopg.Error": _database,
     "alembic.util.exc.CommandError": _alembic,
     "ops.embedded.EmbeddedServerError": _plainly,
+    "workers.reconcile.BusyError": _plainly,
+    "workers.stripe_api.StripeApiError": lambda error: f"Stripe: {error}.",
     "workers.link.UnsettledError": lambda _: "Links kept changing meanwhile: try again.",
     "builtins.OSError": _plainly,
 }

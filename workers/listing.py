@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from models import drift
 from workers.shapes import Handler, MalformedError, Snapshot, iso
-from workers.snapshots import as_row, snapshot
+from workers.snapshots import as_row, from_api
 
 # Of so many absent objects it is not believed that they were deleted: rather the key is that of another account.
 MANY_ABSENT = 100
@@ -43,19 +43,22 @@ def told(handler: Handler, objects: Iterable[dict[str, Any]], as_of: int) -> tup
     found, unreadable = [], 0
     for one in objects:
         try:
-            found.append(snapshot(handler, one, as_of=as_of, source="api", event_type="api"))
+            found += [told for told in from_api(one, as_of) if told.handler is handler]
         except MalformedError:
             unreadable += 1
     return found, unreadable
 
 
 def differing(
-    connection: Connection, handler: Handler, snapshots: Sequence[Snapshot]
+    connection: Connection, handler: Handler, snapshots: Sequence[Snapshot], *, until: int
 ) -> list[tuple[Snapshot, drift.Difference]]:
-    """Those of some snapshots that the table does not agree with, and where."""
+    """Those of some snapshots that the table does not agree with, and where.
+
+    What was created after `until` (Unix seconds) is not missing yet.
+    """
     by_id = {one.id: one for one in snapshots}
     found = drift.differences(connection, handler.table, [as_row(one) for one in snapshots])
-    return [(by_id[one.id], one) for one in found]
+    return [(by_id[one.id], one) for one in found if one.columns or by_id[one.id].object["created"] <= until]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
 from models import sync_runs
 from models.settings import Settings
 from workers import missed
+from workers.process import Road
 from workers.reconciler import EVENTS, LISTS, PEOPLE, Counts, Order, Reconciler, State
-from workers.shapes import Snapshot
 from workers.stripe_api import NotFoundError, StripeApi, StripeApiError, StripeAwayError
 
 logger = logging.getLogger(__name__)
@@ -45,38 +45,37 @@ class OtherAccountError(StripeApiError):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a run works with.
+    """What a run works with; `resync` has everything fetched anew, if more was missed than Stripe remembers."""
 
-    `apply` takes snapshots of the API down the road, `work_off` has the events done that were recorded, `resync` has
-    everything fetched anew after an outage that was longer than Stripe remembers events.
-    """
-
-    engine: Engine
-    settings: Settings
+    road: Road
     stripe: StripeApi
-    apply: Callable[[Sequence[Snapshot]], object]
-    work_off: Callable[[], object]
-    resync: Callable[[], object]
+    resync: Callable[[], object] = lambda: None
+
+    @property
+    def engine(self) -> Engine:
+        """The road's."""
+        return self.road.engine
 
 
-def of_beat(tools: Tools, stopping: threading.Event, *, seconds: float = 10.0) -> bool:
+def of_beat(tools: Tools, *, seconds: float = 10.0) -> bool:
     """Make the next slice of the hourly run; whether there is more to do at once.
 
-    Nothing is done if somebody else is at it, or if the last run is not half an hour old.
+    Nothing is done if somebody else is at it, or if the last run is not an hour old; so beat asks far more often, and
+    what was interrupted is soon taken up.
     """
     with sync_runs.turn(tools.engine, KIND) as is_ours:
         if not is_ours:
             return False
         with tools.engine.begin() as connection:
             run = sync_runs.running(connection, KIND)
-            run = run or sync_runs.begin(connection, KIND, every=EVERY_SECONDS / 2)
+            run = run or sync_runs.begin(connection, KIND, every=EVERY_SECONDS)
         if run is None:
             return False
         try:
-            return not _go_on(tools, run, Order(), stopping, seconds)
+            return not _go_on(tools, run, Order(), lambda: tools.road.ring("bulk"), seconds=seconds)
         except StripeAwayError as error:
             if run.age < LONGEST_SECONDS:
-                logger.warning("reconcile: Stripe is away, going on within the hour: %s", error)
+                logger.warning("reconcile: Stripe is away, going on later: %s", error)
                 return False
             _fail(tools, run, error)
         except StripeApiError as error:
@@ -87,12 +86,10 @@ def of_beat(tools: Tools, stopping: threading.Event, *, seconds: float = 10.0) -
 def by_hand(
     tools: Tools,
     order: Order,
-    stopping: threading.Event,
     *,
     since: int | None = None,
-    tell: Callable[[Counts], object] = lambda _: None,
 ) -> Counts:
-    """Make a whole run, of what happened or was created from `since` (Unix seconds) on; `tell` hears how it goes.
+    """Make a whole run, of what happened or was created from `since` (Unix seconds) on.
 
     An order to record nothing leaves the database as it is. Raises BusyError and StripeApiError.
     """
@@ -102,7 +99,7 @@ def by_hand(
         if not order.records:
             counts: Counts = {}
             state = _open(tools, order, counts, since=since, is_by_hand=True)
-            _reconciler(tools, order, state, counts, lambda *_: tell(counts)).go_on(stopping, seconds=float("inf"))
+            Reconciler(tools.road, tools.stripe, order, state, counts).go_on(seconds=float("inf"))
             return counts
         with tools.engine.begin() as connection:
             run = sync_runs.begin(connection, KIND)
@@ -111,7 +108,8 @@ def by_hand(
         try:
             state = _open(tools, order, run.counts, since=since, is_by_hand=True)
             run.cursor = state.dump()
-            _go_on(tools, run, order, stopping, float("inf"), tell)
+            # What was missed must be done before the lists are compared, whether or not a worker is running.
+            _go_on(tools, run, order, lambda: tools.road.process("bulk", seconds=float("inf")))
         except StripeApiError as error:
             _fail(tools, run, error)
             raise
@@ -122,20 +120,19 @@ def _go_on(
     tools: Tools,
     run: sync_runs.Run,
     order: Order,
-    stopping: threading.Event,
-    seconds: float,
-    tell: Callable[[Counts], object] = lambda _: None,
+    work_off: Callable[[], object],
+    *,
+    seconds: float = float("inf"),
 ) -> bool:
     """Take steps for `seconds`; whether the run has ended."""
     state = _open(tools, order, run.counts) if run.cursor is None else State.load(run.cursor)
 
-    def save(state: State, counts: Counts) -> None:
+    def save(state: State) -> None:
         run.cursor = state.dump()
         with tools.engine.begin() as connection:
             sync_runs.save(connection, run)
-        tell(counts)
 
-    if not _reconciler(tools, order, state, run.counts, save).go_on(stopping, seconds=seconds):
+    if not Reconciler(tools.road, tools.stripe, order, state, run.counts, work_off, save).go_on(seconds=seconds):
         return False
     run.cursor = json.dumps(state.closing)
     with tools.engine.begin() as connection:
@@ -143,15 +140,6 @@ def _go_on(
     log = logger.warning if findings(run.counts) else logger.info
     log("reconcile: %s", json.dumps({name: n for name, n in run.counts.items() if name != "examples"}))
     return True
-
-
-def _reconciler(
-    tools: Tools, order: Order, state: State, counts: Counts, save: Callable[[State, Counts], object]
-) -> Reconciler:
-    return Reconciler(
-        tools.engine, tools.settings, tools.stripe, order, state, counts,
-        apply=tools.apply, work_off=tools.work_off, save=save,
-    )  # fmt: skip
 
 
 def _fail(tools: Tools, run: sync_runs.Run, error: StripeApiError) -> None:
@@ -170,7 +158,9 @@ def findings(counts: Counts) -> bool:
 
 def _open(tools: Tools, order: Order, counts: Counts, *, since: int | None = None, is_by_hand: bool = False) -> State:
     """Ask Stripe what time it is, and see since when events may have been missed."""
-    now = next(tools.stripe.pages(EVENTS, limit=1)).as_of
+    page = next(tools.stripe.pages(EVENTS, limit=1))
+    now = page.as_of
+    _check_mode(tools.road.settings, page.objects)
     with tools.engine.connect() as connection:
         last = _last(connection)
         heard = last["until"] if last else _last_event(connection)
@@ -181,7 +171,7 @@ def _open(tools: Tools, order: Order, counts: Counts, *, since: int | None = Non
     if is_gap and heard is not None:
         counts["gap_days"] = (now - heard) // 86400
         logger.warning("reconcile: nothing was heard for %d days, and Stripe keeps events for 30", counts["gap_days"])
-        if order.repairs and "repairs" not in tools.settings.pause:
+        if order.repairs and "repairs" not in tools.road.settings.pause:
             tools.resync()
     begin = now - missed.RETENTION_SECONDS
     if last is not None:
@@ -219,6 +209,14 @@ def _known(connection: Connection) -> list[tuple[str, str]]:
         for mode in ("true", "false")
     )
     return [(object_type, object_id) for object_type, object_id in connection.execute(text(some))]
+
+
+def _check_mode(settings: Settings, objects: Sequence[dict[str, Any]]) -> None:
+    wanted = {"live": True, "test": False}.get(settings.stripe_livemode)
+    if wanted is not None and any(one.get("livemode") is not wanted for one in objects):
+        raise OtherAccountError(
+            f"STRIPE_LIVEMODE is {settings.stripe_livemode}, and STRIPE_API_KEY is a key of the other mode."
+        )
 
 
 def _check_account(stripe: StripeApi, known: Sequence[tuple[str, str]]) -> None:

@@ -6,20 +6,17 @@ What is repaired by itself are mirrored rows, by snapshots that go the ordinary 
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import Engine
-
 from models import attention, drift, ledger
-from models.settings import Settings
 from workers import listing, missed
 from workers.handlers import BY_OBJECT_TYPE, HANDLERS
+from workers.process import Road
 from workers.shapes import Handler, Snapshot
-from workers.snapshots import snapshot
+from workers.snapshots import gone
 from workers.stripe_api import NotFoundError, Page, StripeApi
 
 PAGE = 100
@@ -71,33 +68,30 @@ class State:
 class Reconciler:
     """One run, or a slice of one.
 
-    `apply` takes snapshots of the API down the road; `work_off` has the events done that were recorded; `resync` begins
-    a full resync. `save` keeps what has been done so far.
+    `work_off` has the events done that were recorded, `save` keeps what has been done so far.
     """
 
-    engine: Engine
-    settings: Settings
+    road: Road
     stripe: StripeApi
     order: Order
     state: State
     counts: Counts
-    apply: Callable[[Sequence[Snapshot]], object]
-    work_off: Callable[[], object]
-    save: Callable[[State, Counts], object] = lambda *_: None
+    work_off: Callable[[], object] = lambda: None
+    save: Callable[[State], object] = lambda _: None
 
-    def go_on(self, stopping: threading.Event, *, seconds: float = 10.0) -> bool:
+    def go_on(self, *, seconds: float) -> bool:
         """Take steps for about `seconds`; whether the run is at its end."""
         end = time.monotonic() + seconds
         while self.state.lists:
             self._step(self.state.lists[0])
-            self.save(self.state, self.counts)
-            if stopping.is_set() or time.monotonic() >= end:
+            self.save(self.state)
+            if self.road.stopping.is_set() or time.monotonic() >= end:
                 break
         return not self.state.lists
 
     @property
     def _repairs(self) -> bool:
-        return self.order.repairs and "repairs" not in self.settings.pause
+        return self.order.repairs and "repairs" not in self.road.settings.pause
 
     def _step(self, name: str) -> None:
         if name == EVENTS:
@@ -126,7 +120,7 @@ class Reconciler:
     def _events(self) -> None:
         state = self.state
         page = self._page(EVENTS, state.events_since)
-        with self.engine.begin() as connection:
+        with self.road.engine.begin() as connection:
             found = missed.missed(connection, page.objects, until=state.until)
             if self.order.records:
                 missed.record(connection, found)
@@ -148,8 +142,8 @@ class Reconciler:
         if page.objects and state.livemode is None:
             state.livemode = page.objects[0].get("livemode")
         snapshots, unreadable = listing.told(handler, page.objects, page.as_of)
-        with self.engine.connect() as connection:
-            differing = listing.differing(connection, handler, snapshots)
+        with self.road.engine.connect() as connection:
+            differing = listing.differing(connection, handler, snapshots, until=state.until)
             stretch = listing.turn_page(place, page.objects, since=since, is_last=not page.has_more)
             if state.livemode is not None:
                 place.absent += listing.absent(connection, handler, stretch, livemode=state.livemode)
@@ -184,21 +178,19 @@ class Reconciler:
                 pass
             self._count_drift(handler, "deleted")
             self._show("drift", [object_id])
-            said = {"id": object_id, "object": handler.object_type, "deleted": True}
             # It was gone when the list was begun.
-            as_of = self.state.place.began or 0
-            self._repair([snapshot(handler, said, as_of=as_of, source="api", event_type="api")])
+            self._repair([gone(handler.object_type, object_id, self.state.place.began or 0)])
 
     def _repair(self, snapshots: Sequence[Snapshot]) -> None:
         if snapshots and self._repairs:
-            self.apply(snapshots)
+            self.road.take_in(snapshots)
             self._count("repaired", len(snapshots))
 
     def _compare_money(self, handler: Handler) -> None:
         place, livemode, since = self.state.place, self.state.livemode, self.state.created_since
         if handler.table not in drift.MONEY or livemode is None:
             return
-        with self.engine.connect() as connection:
+        with self.road.engine.connect() as connection:
             if not ledger.is_idle(connection):
                 return  # what is on its way would be counted on one side only
             here = drift.totals(
@@ -215,7 +207,7 @@ class Reconciler:
     # --- people ---
 
     def _people(self) -> None:
-        with self.engine.connect() as connection:
+        with self.road.engine.connect() as connection:
             for name in NEEDS_A_PERSON:
                 cases = attention.look(connection, name)
                 if cases.n:

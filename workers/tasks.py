@@ -17,6 +17,8 @@ from workers.bell import PRIORITY, TASK, Bell
 from workers.celery import app, settings
 from workers.due import decide_all_due
 from workers.process import ConnectionLostError, Road, describe
+from workers.reconcile import Tools, of_beat
+from workers.stripe_api import StripeApi
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,12 @@ def bell() -> Bell:
 def road() -> Road:
     """The road of this process, with its connections; made when the first task needs it, never before a fork."""
     return Road(connect(settings, application="worker"), settings, ring=bell().ring)
+
+
+@functools.cache
+def stripe() -> StripeApi:
+    """Stripe, as this process asks it."""
+    return StripeApi(settings)
 
 
 @worker_shutting_down.connect
@@ -69,6 +77,16 @@ def sweep() -> None:
             lanes = ledger.waiting_lanes(connection)
         for lane in lanes:
             process_events.apply_async((lane,), queue=lane, priority=PRIORITY)
+
+
+@app.task(name="reconcile")
+def reconcile() -> None:
+    """Ask Stripe what was missed, a slice at a time; without a key there is nobody to ask."""
+    if not settings.stripe_api_key:
+        return
+    with _in_a_line("reconcile"):
+        if of_beat(Tools(road(), stripe())):
+            reconcile.apply_async(queue="api")
 
 
 @app.task(name="decide_due")

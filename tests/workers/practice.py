@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
+from models.ledger import Lane
 from simulator.api import KEY
 from simulator.server import Server, serving
 from simulator.state import Stripe
 from tests.workers.world import World
-from workers import concern, snapshots
-from workers.link import link, owners_of
-from workers.recompute import decide
 from workers.reconcile import Tools
-from workers.shapes import Snapshot
 from workers.stripe_api import StripeApi
 
 
@@ -31,25 +28,11 @@ def asking(here: World, stripe: Stripe) -> Iterator[tuple[StripeApi, Server]]:
 
 
 def tools(here: World, door: StripeApi) -> Tools:
-    """What a reconciliation in this world works with."""
-    return Tools(
-        here.engine,
-        here.settings,
-        door,
-        apply=lambda said: applied(here, said),
-        work_off=lambda: here.road.process("bulk"),
-        resync=lambda: None,
-    )
+    """What a reconciliation in this world works with; what is rung for is done at once."""
+    road = here.another_road()
 
+    def ring(lane: Lane) -> None:
+        road.process(lane)
 
-def applied(here: World, said: Sequence[Snapshot]) -> None:
-    with here.engine.begin() as connection:
-        effects = snapshots.write(connection, said, applies=lambda _: True)
-    moved = link(here.engine, here.settings, customers=effects.evidence_changed)
-    with here.engine.begin() as connection:
-        affected = concern.customers_with(connection, effects.catalogue, limit=10000)
-        customers = effects.customers | set(affected) | concern.customers_of(connection, effects.objects)
-        users = moved | set(owners_of(connection, customers).values())
-        users |= concern.guests_of(connection, here.settings, effects)
-    with here.engine.begin() as connection:
-        decide(connection, here.settings, users, customers=customers)
+    road.ring = ring
+    return Tools(road, door)
