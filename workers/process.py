@@ -6,6 +6,7 @@ them, and every step can be repeated. Why the steps are separate transactions st
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -37,6 +38,10 @@ logger = logging.getLogger(__name__)
 RECOMPUTE, RELINK, SETTLE = "dues.recompute", "dues.relink", "dues.settle"
 # After a try that failed for a reason that passes: 1 minute … 1 day, three and a half days in all.
 BACKOFF = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 86400, 86400)
+# After a try whose connection was lost: mostly PostgreSQL was restarted, but it may be the event that ends it.
+LOST = (0, 10, 60, 300, 900, 3600)
+# Seconds for which PostgreSQL is given time to come back, before a lease is left to end by itself.
+AGAIN = (0, 1, 3)
 # After a try that failed unexpectedly: three tries over an hour.
 UNEXPECTED = (600, 3000)
 # Of the last 50 events tried alone, so many unexpected ends mean that the fault is in our code.
@@ -55,7 +60,11 @@ def version() -> str:
 
 
 class ConnectionLostError(Exception):
-    """PostgreSQL went away while a list was tried; its events wait for their lease to end, or for our return."""
+    """PostgreSQL went away while a list was tried; its events wait for our return, or for their lease to end."""
+
+
+# What is raised when PostgreSQL can't be told how a try ended.
+AWAY = (ConnectionLostError, DBAPIError, PoolTimeoutError)
 
 
 @dataclass(slots=True)
@@ -74,18 +83,24 @@ class Road:
     version: str = field(default_factory=version)
     _ends: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _paused_until: float = 0.0
+    # A try whose end could not be written down, and why.
+    _unsaid: tuple[ledger.Claim, Exception] | None = None
 
     def process(self, lane: ledger.Lane, *, seconds: float = 10.0) -> Counter[str]:
         """Work off what is due in `lane`, for about `seconds` at most; returns how many events ended how."""
         counts: Counter[str] = Counter()
         end = time.monotonic() + seconds
+        self._say(counts)
         while not self.stopping.is_set() and not self._is_paused():
             claim = self._book(lane, counts)
             if not claim.events:
                 break
             if len(claim.events) >= self._size:
                 self.ring(lane)
-            self._try(claim, counts)
+            try:
+                self._try(claim, counts)
+            except AWAY as error:
+                self._say_soon(claim, error, counts)
             if time.monotonic() >= end:
                 self.ring(lane)
                 break
@@ -160,9 +175,34 @@ class Road:
         except DBAPIError as error:
             logger.warning("%d events wait for their lease to end: %s", len(rest), describe(error))
 
+    def _say_soon(self, claim: ledger.Claim, error: Exception, counts: Counter[str]) -> None:
+        """Write down how a try ended once PostgreSQL is there again; raise `error` if it is not within seconds.
+
+        Left unsaid, it would look as if the events had ended a worker, and three such ends park an event.
+        """
+        self._unsaid = (claim, error)
+        for seconds in AGAIN:
+            self.stopping.wait(seconds)
+            with contextlib.suppress(*AWAY):
+                self._say(counts)
+                return
+        raise error
+
+    def _say(self, counts: Counter[str]) -> None:
+        if self._unsaid is None:
+            return
+        claim, error = self._unsaid
+        if len(claim.events) == 1:
+            self._fail(claim, claim.events[0], error, counts)
+        else:
+            with self.engine.begin() as connection:
+                ledger.give_back(connection, claim.token, [event.id for event in claim.events], tried=True)
+        self._unsaid = None
+
     def _fail(self, claim: ledger.Claim, event: ledger.Claimed, error: Exception, counts: Counter[str]) -> None:
-        passing = is_passing(error)
-        reason, schedule = ("transient", BACKOFF) if passing else ("unexpected", UNEXPECTED)
+        is_lost, passing = isinstance(error, ConnectionLostError), is_passing(error)
+        reason = "transient" if is_lost or passing else "unexpected"
+        schedule = LOST if is_lost else BACKOFF if passing else UNEXPECTED
         what = describe(error)
         with self.engine.begin() as connection:
             if event.attempts > len(schedule):
@@ -174,7 +214,7 @@ class Road:
                 ledger.postpone(connection, claim.token, event.id, seconds, (reason, what), self.version)
                 counts["postponed"] += 1
                 logger.warning("%s again in %.0f s: %s", event.id, seconds, what)
-        if not passing:
+        if reason == "unexpected":
             self._ends.append(False)
             self._pause_if_it_is_us()
 
@@ -414,6 +454,8 @@ def is_passing(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """Say what went wrong and where, without a value of anybody's data: messages of libraries quote what they read."""
+    if isinstance(error, ConnectionLostError):
+        return str(error)
     cause = getattr(error, "orig", None) or error
     constraint = getattr(getattr(cause, "diag", None), "constraint_name", None)
     words = [type(cause).__name__, sqlstate(error), constraint]

@@ -7,14 +7,16 @@ import logging
 import random
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from models import ledger
+from ops.embedded import EmbeddedPostgres
 from simulator.histories import history
 from simulator.people import people
 from simulator.render import render_event
@@ -521,26 +523,87 @@ def test_shadow_mode_decides_and_records_but_leaves_users_alone(database_url: st
         assert here.one("SELECT count(*) FROM membership_changes WHERE role_to = 'PREMIUM'").count == 1
 
 
-def test_a_lost_connection_ends_the_try_and_leaves_the_lease(here: World) -> None:
-    here.record(fixture("customer.created"))
+class Cut:
+    """Has PostgreSQL end the road's sessions before the first `times` commits of WRITE."""
 
-    def cut(step: str) -> None:
-        if step == "write":
-            here.execute(
+    def __init__(self, here: World, times: int) -> None:
+        self.here = here
+        self.times = times
+        here.road.checkpoint = self.cut
+
+    def cut(self, step: str) -> None:
+        if step == "write" and self.times:
+            self.times -= 1
+            self.here.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()",
             )
 
-    here.road.checkpoint = cut
-    with pytest.raises(ConnectionLostError):
+
+def test_an_event_whose_connection_was_cut_is_tried_again_at_once(here: World) -> None:
+    here.record(fixture("customer.created"))
+    Cut(here, 1)
+    assert here.road.process("live") == {"postponed": 1, "processed": 1}
+    assert here.one("SELECT attempts FROM stripe_events").attempts == 2
+
+
+def test_a_list_whose_connection_was_cut_is_tried_again_at_once(here: World) -> None:
+    events = [event(thing("customer.created", id=f"cus_{n}"), "customer.created", NOON) for n in range(40)]
+    here.record(*events)
+    Cut(here, 3)
+    assert here.road.process("live") == {"processed": 40}
+
+
+def test_connections_cut_again_and_again_park_no_event(here: World) -> None:
+    """Three tries that end without a word do: then it looks as if the event had ended its worker."""
+    here.record(fixture("customer.created"))
+    cut = Cut(here, 5)
+    while cut.times:
         here.road.process("live")
-    here.road.checkpoint = lambda _: None
-    row = here.one("SELECT attempts, status, claim FROM stripe_events")
-    assert (row.attempts, row.status) == (1, "received")
-    assert row.claim is not None
-    assert here.road.process("live") == {}, "the lease holds"
-    due_now(here)
+        due_now(here)
     assert here.road.process("live") == {"processed": 1}
+
+
+def test_while_postgresql_is_away_a_try_waits_with_its_lease_and_says_later_how_it_ended(
+    own_postgres: Callable[..., EmbeddedPostgres], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = own_postgres()
+    with world(server.url) as here:
+        here.record(fixture("customer.created"), fixture("product.created"))
+        monkeypatch.setattr(process, "AGAIN", (0, 0.01))
+        here.road.checkpoint = lambda step: server.kill() if step == "write" else None
+        with pytest.raises(ConnectionLostError):
+            here.road.process("live")
+        here.road.checkpoint = lambda _: None
+        server.start()
+        here.engine.dispose()
+        assert here.another_road().process("live") == {}, "the lease holds"
+        assert here.road.process("live") == {"processed": 2}
+
+
+def test_a_failure_that_the_disk_has_no_room_for_is_written_down_later(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "AGAIN", (0,))
+    here.record(fixture("customer.created"))
+    full = "CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON {} EXECUTE FUNCTION no_room()"
+    here.execute(
+        "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$"
+    )
+    here.execute(full.format("stripe_customers"))
+    with here.engine.begin() as connection:
+        claim = ledger.claim(connection, "live", size=1, lease=60)
+    here.execute(full.format("stripe_events"))
+    monkeypatch.setattr(process.Road, "_book", lambda *_: claim)
+    with pytest.raises(DBAPIError):
+        here.road.process("live")
+    here.execute("DROP FUNCTION no_room CASCADE")
+    monkeypatch.undo()
+    assert here.road.process("live") == {"postponed": 1}
+    row = here.one("SELECT reason, error, claim FROM stripe_events")
+    assert (row.reason, row.claim) == ("transient", None)
+    assert "53100" in row.error
 
 
 def test_what_went_wrong_is_told_without_anybodys_data(here: World) -> None:
