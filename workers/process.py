@@ -281,9 +281,12 @@ class Road:
         finish: Callable[[Connection], object],
     ) -> None:
         """LINK and DECIDE for what has been written; `causes` names what led here, by customer."""
+        with self.engine.begin() as connection:
+            guests = concern.guests_of(connection, self.settings, effects)
         moved: set[str] = set()
-        if effects.evidence_changed:
-            moved = link(self.engine, self.settings, customers=effects.evidence_changed)
+        if effects.evidence_changed or guests:
+            # Guests too: they may have signed up just now, and once they are decided nobody looks for their customers.
+            moved = link(self.engine, self.settings, customers=effects.evidence_changed, users=guests)
             self.checkpoint("link")
         with self.engine.begin() as connection:
             affected = concern.customers_with(connection, effects.catalogue, limit=SLICE + 1)
@@ -292,7 +295,6 @@ class Road:
                 affected = []
             customers = effects.customers | set(affected) | concern.customers_of(connection, effects.objects)
             owners = owners_of(connection, customers)
-            guests = concern.guests_of(connection, self.settings, effects)
         users = moved | guests | set(owners.values())
         self._decide(users, customers, {owners[one]: causes[one] for one in causes if one in owners}, finish)
 

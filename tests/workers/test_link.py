@@ -153,3 +153,13 @@ def test_a_row_that_hangs_on_its_user_alone_goes_with_it(here: World) -> None:
     here.execute("DELETE FROM users")
     assert here.execute("SELECT FROM user_subscriptions") == []
     assert here.execute("SELECT FROM stripe_events") == []
+
+
+def test_a_guest_who_has_just_signed_up_gets_the_customer_that_was_waiting_too(here: World) -> None:
+    """Their purchase decides them, after which nothing is due: the customer must be theirs by then."""
+    customer = event(thing("customer.created", id="cus_w", metadata={"user_id": "u1"}), "customer.created", 1793520000)
+    session = thing("checkout.session.completed__guest", client_reference_id="u1", metadata={"tokens": "70"})
+    here.feed(customer)
+    here.users("u1")
+    here.feed(event(session, "checkout.session.completed", 1793520001))
+    assert here.one("SELECT user_id FROM stripe_customers").user_id == "u1"
