@@ -40,8 +40,8 @@ def decide(
     """
     people = _lock_users(connection, users)
     owners = owners_among(connection, people)
+    _choose_best_items(connection, owners, customers)
     own_rows(connection, owners)
-    _choose_best_items(connection, {*owners, *customers})
     moment = now or connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     facts = load_facts(connection, owners, settings.grace_days)
     overrides = load_overrides(connection, people)
@@ -196,19 +196,22 @@ def load_overrides(connection: Connection, users: Collection[str]) -> dict[str, 
 # --- the best item ------------------------------------------------------------------------------------------------
 
 
-def _choose_best_items(connection: Connection, customers: Collection[str]) -> None:
+def _choose_best_items(connection: Connection, owners: Mapping[str, str | None], customers: Collection[str]) -> None:
     """Of subscriptions with several items, write product, price and quantity of the best.
 
-    Which one that is depends on products' metadata, which the snapshot of the subscription can't know.
+    Which one that is depends on products' metadata, which the snapshot of the subscription can't know. Those that
+    `own_rows` is about to write are locked along with them: WRITE locks this table once, by id, then later tables.
     """
     rows = connection.execute(
         text(
-            "SELECT id, items, stripe_product_id, stripe_price_id, quantity FROM user_subscriptions"
-            " WHERE stripe_customer_id = ANY(:customers) AND jsonb_array_length(items) > 1"
-            " ORDER BY id FOR NO KEY UPDATE",
+            "SELECT s.id, s.items, s.stripe_product_id, s.stripe_price_id, s.quantity FROM user_subscriptions s"
+            " JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(id text, owner text) ON o.id = s.stripe_customer_id"
+            " WHERE jsonb_array_length(s.items) > 1 OR s.user_id IS DISTINCT FROM o.owner"
+            " ORDER BY s.id FOR NO KEY UPDATE OF s",
         ),
-        {"customers": sorted(customers)},
+        {"rows": json.dumps([{"id": one, "owner": owners.get(one)} for one in sorted({*owners, *customers})])},
     ).all()
+    rows = [row for row in rows if len(row.items) > 1]
     if not rows:
         return
     products = sorted({item["product"] for row in rows for item in row.items if item.get("product")})

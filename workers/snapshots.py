@@ -251,8 +251,10 @@ def write(
     named = _named_parents(one for group in newest.values() for one in group)
     writing = _Writing(connection, applies, assume_changed)
     for table in upsert.LOCK_ORDER:
-        missing = named[table] - upsert.lock_parents(connection, table, named[table]) if named[table] else set()
         groups = {row_id: group for (name, row_id), group in newest.items() if name == table}
+        # The rows to be written along with the parents: two rounds of locks in one table could meet LINK crosswise.
+        there = upsert.lock_parents(connection, table, named[table] | groups.keys()) if named[table] else set()
+        missing = named[table] - there
         if groups or missing:
             writing.write_table(table, groups, missing)
     tariffs = [one for one in everything if one.handler.is_tariff and one.row is not None and one.source != "stub"]
