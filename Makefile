@@ -72,6 +72,12 @@ check: setup ## lint, format, types, and the pinned packages against known vulne
 	$(BIN)/python -m mypy
 	$(BIN)/python .ci/audit.py requirements-dev.txt
 
+MINUTES ?= 3
+
+.PHONY: prove
+prove: setup ## random histories in any order against the true one, the simulator and a naive computation (MINUTES=3)
+	@MINUTES=$(MINUTES) $(BIN)/python -m tests.convergence $(ARGS)
+
 .PHONY: cases
 cases: setup ## run a folder of cases: DIR=tests/cases
 	@$(BIN)/python -m tests.cases "$(DIR)"
