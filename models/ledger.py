@@ -68,6 +68,7 @@ class Claim:
     """A list of events under one lease."""
 
     token: str
+    lane: Lane
     events: tuple[Claimed, ...]
 
 
@@ -138,7 +139,7 @@ def claim(connection: Connection, lane: Lane, *, size: int, lease: float) -> Cla
     token = str(uuid.uuid4())
     parameters = {"lane": lane, "size": size, "second": SECOND_TRY_LIST, "token": token, "lease": lease}
     rows = connection.execute(_CLAIM, parameters)
-    return Claim(token, tuple(sorted((Claimed(*row) for row in rows), key=lambda event: event.id)))
+    return Claim(token, lane, tuple(sorted((Claimed(*row) for row in rows), key=lambda event: event.id)))
 
 
 def _change(connection: Connection, token: str, ids: Collection[str], changes: str, **parameters: Any) -> set[str]:
@@ -259,7 +260,7 @@ def undertake(connection: Connection, type_: str, payload: bytes, *, lease: floa
         ),
         {"id": event_id, "token": token, "lease": lease},
     )
-    return Claim(token, (Claimed(event_id, type_, payload, None, None, attempts=1, silent_ends=0),))
+    return Claim(token, "bulk", (Claimed(event_id, type_, payload, None, None, attempts=1, silent_ends=0),))
 
 
 def next_slice(connection: Connection, token: str, event_id: str, payload: bytes) -> bool:

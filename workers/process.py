@@ -7,6 +7,7 @@ them, and every step can be repeated. Why the steps are separate transactions st
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import logging
@@ -25,16 +26,18 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from models import ledger
 from models.settings import Settings
-from workers import concern, snapshots
+from workers import asking, concern, snapshots
 from workers.handlers import BY_EVENT_TYPE
 from workers.link import UnsettledError, link, owners_of
 from workers.recompute import SLICE, decide
 from workers.shapes import MalformedError, Snapshot
+from workers.stripe_api import RefusedError, StripeApi, StripeAwayError
 
 logger = logging.getLogger(__name__)
 
 # Work of our own, kept in the ledger like events: a change of the catalogue that concerns very many, and customers
 # whose user was deleted (enqueued by a trigger); and what is left to do once the API's word has been written.
+OURS = "dues."
 RECOMPUTE, RELINK, SETTLE = "dues.recompute", "dues.relink", "dues.settle"
 # After a try that failed for a reason that passes: 1 minute … 1 day, three and a half days in all.
 BACKOFF = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 86400, 86400)
@@ -67,7 +70,7 @@ class ConnectionLostError(Exception):
 AWAY = (ConnectionLostError, DBAPIError, PoolTimeoutError)
 
 
-@dataclass(slots=True)
+@dataclass
 class Road:
     """Everything that a process needs to work off a lane; one per process, it remembers how tries ended.
 
@@ -95,7 +98,7 @@ class Road:
             claim = self._book(lane, counts)
             if not claim.events:
                 break
-            if len(claim.events) >= self._size:
+            if len(claim.events) >= self._size(lane):
                 self.ring(lane)
             try:
                 self._try(claim, counts)
@@ -106,10 +109,9 @@ class Road:
                 break
         return counts
 
-    @property
-    def _size(self) -> int:
-        # One event tells whether the code has been mended.
-        return 1 if self._paused_until else self.settings.list_size
+    def _size(self, lane: ledger.Lane) -> int:
+        # One event tells whether the code has been mended, and what waits for Stripe shall not wait for others too.
+        return 1 if self._paused_until or lane == "api" else self.settings.list_size
 
     def _is_paused(self) -> bool:
         return "processing" in self.settings.pause or time.monotonic() < self._paused_until
@@ -118,7 +120,7 @@ class Road:
 
     def _book(self, lane: ledger.Lane, counts: Counter[str]) -> ledger.Claim:
         with self.engine.begin() as connection:
-            claim = ledger.claim(connection, lane, size=self._size, lease=self.settings.lease_seconds)
+            claim = ledger.claim(connection, lane, size=self._size(lane), lease=self.settings.lease_seconds)
             doomed = [event.id for event in claim.events if event.silent_ends >= ledger.SILENT_ENDS]
             if doomed:
                 ending = ledger.Ending("dead", "worker_died", f"{ledger.SILENT_ENDS} tries in a row ended silently")
@@ -126,7 +128,7 @@ class Road:
                 counts["dead"] += len(doomed)
                 logger.error("parked as dead: %s: %s", ", ".join(doomed), ending.error)
             self.checkpoint("book")
-        return ledger.Claim(claim.token, tuple(event for event in claim.events if event.id not in doomed))
+        return ledger.Claim(claim.token, lane, tuple(event for event in claim.events if event.id not in doomed))
 
     # --- a list, or its events one by one ---
 
@@ -237,42 +239,69 @@ class Road:
     def _work(self, claim: ledger.Claim, events: Sequence[ledger.Claimed]) -> Counter[str]:
         counts: Counter[str] = Counter()
         ours = {RECOMPUTE: self._recompute_slice, RELINK: self._relink, SETTLE: self._settle_work}
+        given = []
         for event in events:
             if event.type in ours:
                 counts[ours[event.type](claim, event)] += 1
-        given = [event for event in events if event.type not in ours]
+            elif not self._must_ask(event):
+                given.append(event)
+            elif claim.lane == "api":
+                counts[self._ask(claim, event)] += 1
+            else:
+                counts[self._hand_over(claim, event)] += 1
         if given:
             counts.update(self._work_off(claim, given))
         return counts
 
     def _work_off(self, claim: ledger.Claim, events: Sequence[ledger.Claimed]) -> Counter[str]:
         read, refused = self._read(events)
+        ids = {one.source for one in read}
+        must_ring = False
+
+        def refuse(connection: Connection) -> None:
+            for ending, some in refused.items():
+                ledger.finish(connection, claim.token, some, ending, self.version)
+
+        def finish(connection: Connection) -> None:
+            nonlocal must_ring
+            must_ring = bool(self.settings.stripe_api_key) and asking.ask_for_ends(connection, read)
+            ledger.finish(connection, claim.token, ids, ledger.Ending("processed"), self.version)
+
+        # A former try may have written, and ended before it told anybody.
+        again = {event.id for event in events if event.attempts > 1}
+        self._take(read, with_write=refuse, finish=finish, assume_changed=again)
+        if must_ring:
+            self.ring("api")
+        counts: Counter[str] = Counter(processed=len(ids))
+        for ending, some in refused.items():
+            counts[ending.status] += len(some)
+        return counts
+
+    def _take(
+        self,
+        read: Sequence[Snapshot],
+        *,
+        finish: Callable[[Connection], object],
+        with_write: Callable[[Connection], object] = lambda _: None,
+        assume_changed: Collection[str] = (),
+        cause: str | None = None,
+    ) -> None:
+        """Take the snapshots of claimed events down the road.
+
+        `with_write` and `finish` are part of the first and of the last transaction. `assume_changed` are sources whose
+        former try may have written without telling; `cause` is the event that led here, if it is not their source.
+        """
         with self.engine.begin() as connection:
             effects = snapshots.write(
                 connection,
                 read,
                 applies=lambda row: self._reason_to_ignore(row) is None,
-                # A former try may have written, and ended before it told anybody.
-                assume_changed={event.id for event in events if event.attempts > 1},
+                assume_changed=assume_changed,
             )
-            for ending, ids in refused.items():
-                ledger.finish(connection, claim.token, ids, ending, self.version)
+            with_write(connection)
             self.checkpoint("write")
-        self._settle(
-            effects,
-            {one.customer: one.source for one in read if one.customer is not None},
-            lambda connection: ledger.finish(
-                connection,
-                claim.token,
-                {one.source for one in read},
-                ledger.Ending("processed"),
-                self.version,
-            ),
-        )
-        counts: Counter[str] = Counter(processed=len({one.source for one in read}))
-        for ending, ids in refused.items():
-            counts[ending.status] += len(ids)
-        return counts
+        causes = {one.customer: cause or one.source for one in read if one.customer is not None}
+        self._settle(effects, causes, finish)
 
     def _settle(
         self,
@@ -318,6 +347,8 @@ class Road:
         return read, refused
 
     def _reason_to_ignore(self, event: ledger.Kept) -> str | None:
+        if event.type.startswith(OURS):
+            return None
         if event.account is not None and event.account not in self.settings.stripe_account:
             return "account"
         return None if self._mode is None or event.livemode is self._mode else "livemode"
@@ -333,9 +364,8 @@ class Road:
     def _unhandled(self, event: ledger.Kept) -> str:
         if event.type in BY_EVENT_TYPE:
             return "preview"
-        # Thin events (FACTS §1.5) name an object without carrying it.
-        is_thin = event.type.startswith(("v1.", "v2."))
-        return "no_api_key" if is_thin and not self.settings.stripe_api_key else "type"
+        wants_stripe = event.type.startswith(asking.THIN) or event.type in {asking.FETCH, asking.REFRESH}
+        return "no_api_key" if wants_stripe and not self.settings.stripe_api_key else "type"
 
     def _decide(
         self,
@@ -391,6 +421,41 @@ class Road:
             lambda connection: ledger.finish(connection, claim.token, [event.id], done, self.version),
         )
         return "processed"
+
+    # --- asking Stripe ---
+
+    @functools.cached_property
+    def stripe(self) -> StripeApi:
+        """The door to Stripe of this process, made when the first event needs it."""
+        return StripeApi(self.settings, urgent=True)
+
+    def _must_ask(self, event: ledger.Claimed) -> bool:
+        has_key = bool(self.settings.stripe_api_key)
+        return has_key and self._reason_to_ignore(event) is None and asking.must_ask(event)
+
+    def _hand_over(self, claim: ledger.Claim, event: ledger.Claimed) -> str:
+        with self.engine.begin() as connection:
+            ledger.hand_over(connection, claim.token, [event.id], "api")
+            self.checkpoint("hand over")
+        self.ring("api")
+        return "handed over"
+
+    def _ask(self, claim: ledger.Claim, event: ledger.Claimed) -> str:
+        """Ask Stripe what an event wants to know, and take the answers down the road; says how the event ended."""
+        with asking.alone_with(self.engine, event):
+            question = asking.Question(self.stripe, self.engine)
+            try:
+                ending = question.ask(event)
+            except MalformedError as error:
+                ending = ledger.Ending("dead", "malformed", str(error))
+            self.checkpoint("ask")
+            self._take(
+                [one for one in question.answers.values() if self._is_ours(one)],
+                finish=lambda connection: ledger.finish(connection, claim.token, [event.id], ending, self.version),
+                assume_changed={snapshots.API} if event.attempts > 1 else (),
+                cause=event.id,
+            )
+        return ending.status
 
     # --- work of our own ---
 
@@ -451,7 +516,8 @@ def is_connection_lost(error: BaseException) -> bool:
 
 def is_passing(error: BaseException) -> bool:
     """Whether trying again later will do: deadlocks, lock timeouts, a full disk, a server being restarted."""
-    return isinstance(error, UnsettledError) or (sqlstate(error) or "none").startswith(PASSING)
+    by_itself = (UnsettledError, StripeAwayError, RefusedError)  # a key that was refused, once somebody has seen to it
+    return isinstance(error, by_itself) or (sqlstate(error) or "none").startswith(PASSING)
 
 
 def describe(error: BaseException) -> str:

@@ -86,7 +86,12 @@ class Snapshot:
 
     @property
     def rank(self) -> int:
-        """Where the event's type stands in the object's life: created, anything else, the last words."""
+        """Where the event's type stands in the object's life: created, anything else, the last words.
+
+        Stripe's API was asked after whatever the events of its second tell.
+        """
+        if self.source == "api":
+            return 3
         if self.event_type in self.handler.terminal:
             return 2
         return 0 if self.event_type.endswith(".created") else 1

@@ -32,7 +32,9 @@ def bell() -> Bell:
 @functools.cache
 def road() -> Road:
     """The road of this process, with its connections; made when the first task needs it, never before a fork."""
-    return Road(connect(settings, application="worker"), settings, ring=bell().ring)
+    # Whoever asks Stripe holds a connection meanwhile (`asking.alone_with`).
+    engine = connect(settings, application="worker", pool_size=max(2, settings.pool_size))
+    return Road(engine, settings, ring=bell().ring)
 
 
 @functools.cache
