@@ -45,5 +45,6 @@ _OF_API = {"expires": 300, "queue": "api"}
 beat_schedule = {
     "sweep": {"task": "sweep", "schedule": float(settings.sweep_seconds), "options": _EXPIRES},
     "reconcile": {"task": "reconcile", "schedule": 300.0, "options": _OF_API},
+    "watchdog": {"task": "watchdog", "schedule": 300.0, "options": _OF_API},
     "decide_due": {"task": "decide_due", "schedule": 20.0, "options": _EXPIRES},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, Row, text
 from ingest import metrics
 from ingest.auth import needs_token
 from ingest.database import Database, UnavailableError
+from models import sync_runs
 from models.ledger import LANES
 from models.settings import Settings
 from workers.bell import Bell
@@ -142,7 +144,9 @@ class _Figures:
         """The gauges; if PostgreSQL is away only the one that says so."""
         if time.monotonic() >= self._until:
             try:
-                self._gauges = self._database.run(lambda connection: list(_ledger_gauges(connection)))
+                self._gauges = self._database.run(
+                    lambda connection: [*_ledger_gauges(connection), *_run_gauges(connection)]
+                )
             except UnavailableError:
                 return [_gauge("dues_postgres_up", "Whether PostgreSQL answers.", [([], 0.0)])]
             self._until = time.monotonic() + FRESH
@@ -170,6 +174,42 @@ def _ledger_gauges(connection: Connection) -> Iterator[GaugeMetricFamily]:
         f"Events received in the last hour, by status, reason and type; of the newest {MOST_COUNTED}.",
         _few_types(connection.execute(_RECENT).all()),
         ["status", "reason", "type"],
+    )
+
+
+def _run_gauges(connection: Connection) -> Iterator[GaugeMetricFamily]:
+    done = sync_runs.last_done(connection)
+    yield _gauge(
+        "dues_sync_last_done_seconds",
+        "Seconds since the last run that came to its end was begun, by kind.",
+        [([kind], run.age) for kind, run in done.items()],
+        ["kind"],
+    )
+    yield _gauge(
+        "dues_sync_failed_last_day",
+        "Runs of the last day that failed, by kind.",
+        [([kind], n) for kind, n in sync_runs.failed_lately(connection).items()],
+        ["kind"],
+    )
+    counts = done["reconcile"].counts if "reconcile" in done else {}
+    by_table = [(table, what, n) for table, found in counts.get("drift", {}).items() for what, n in found.items()]
+    yield _gauge(
+        "dues_reconcile_found",
+        "What the last reconciliation found, by kind and, for drift, table; docs/operations.md says what each means.",
+        [
+            *(([what, ""], counts.get(what, 0)) for what in ("missed", "unreadable", "repaired", "gap_days")),
+            *(([what, ""], n) for what, n in counts.get("people", {}).items()),
+            (["money", ""], len(counts.get("money", {}))),
+            *(([what, table], n) for table, what, n in by_table if "." not in what),
+        ],
+        ["what", "table"],
+    )
+    findings = done["watchdog"].counts.get("findings", ()) if "watchdog" in done else ()
+    yield _gauge(
+        "dues_watchdog_findings",
+        "What the last look of the watchdog found, by check and level: ok, warning, problem.",
+        [(list(key), n) for key, n in Counter((one["check"], one["level"]) for one in findings).items()],
+        ["check", "level"],
     )
 
 

@@ -34,6 +34,8 @@ def blueprint(settings: Settings, database: Database, bell: Bell, room: WaitingR
     secrets = [secret.encode() for secret in settings.stripe_webhook_secrets]
     # Nobody would end it.
     patience = 0.0 if "processing" in settings.pause else settings.checkout_wait
+    for number in range(1, len(secrets) + 1):
+        metrics.SECRET_USED.labels(number)  # from 0 on, so that one sees which is not used
     routes = Blueprint("webhook", __name__)
 
     def receive() -> Response:

@@ -45,6 +45,7 @@ class Settings:
     stripe_api_base: str = ""
     stripe_rate: int = 20
     stripe_timeout: float = 8.0
+    webhook_url: str = ""
     stripe_livemode: Livemode = "any"
     stripe_account: tuple[str, ...] = ()
     api_tokens: tuple[str, ...] = dataclasses.field(default=(), repr=False)
@@ -119,6 +120,12 @@ def _database_url(value: str) -> str:
     return re.sub(r"^postgres(ql)?(\+psycopg)?://", "postgresql+psycopg://", value)
 
 
+def _web_address(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
+        raise ValueError("an address like https://example.com/webhooks/stripe")
+    return value
+
+
 def _switch(value: str) -> bool:
     return bool({"0": False, "1": True}[_one_of("0", "1")(value)])
 
@@ -133,6 +140,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "STRIPE_API_BASE": ("stripe_api_base", _text),
     "DUES_STRIPE_RATE": ("stripe_rate", _whole(1, 1000)),
     "DUES_STRIPE_TIMEOUT": ("stripe_timeout", _seconds(0.1, 80)),
+    "DUES_WEBHOOK_URL": ("webhook_url", _web_address),
     "STRIPE_LIVEMODE": ("stripe_livemode", _one_of("live", "test", "any")),
     "STRIPE_ACCOUNT": ("stripe_account", _names),
     "DUES_API_TOKEN": ("api_tokens", _names),

@@ -74,6 +74,29 @@ def _one(connection: Connection, condition: str, **parameters: Any) -> Run | Non
     return None if row is None else Run(*row)
 
 
+def last_done(connection: Connection) -> dict[str, Run]:
+    """The run of each kind that was done last."""
+    rows = connection.execute(
+        text(
+            "SELECT DISTINCT ON (kind) kind, id, started_at, NULL, counts,"
+            " extract(epoch FROM clock_timestamp() - started_at)::float AS age"
+            " FROM sync_runs WHERE status = 'done' ORDER BY kind, started_at DESC, id DESC"
+        )
+    )
+    return {row[0]: Run(*row[1:]) for row in rows}
+
+
+def failed_lately(connection: Connection) -> dict[str, int]:
+    """How many runs of each kind were begun within a day and failed; kinds of which none did are named too."""
+    rows = connection.execute(
+        text(
+            "SELECT kind, count(*) FILTER (WHERE status = 'failed') AS n FROM sync_runs"
+            " WHERE started_at > now() - interval '1 day' GROUP BY 1"
+        )
+    )
+    return {row.kind: row.n for row in rows}
+
+
 def begin(connection: Connection, kind: str, cursor: str | None = None, *, every: float = 0) -> Run | None:
     """Begin a run, unless one was begun less than `every` seconds ago. The caller has the turn and commits.
 

@@ -5,9 +5,11 @@ docs/operations.md explains every finding.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,23 +17,29 @@ from sqlalchemy.exc import SQLAlchemyError
 from models import attention, sync_runs
 from models.settings import Settings, SettingsError, read_settings, require
 from ops import failures, migrating
-from workers import watchdog
+from workers import reconcile, watchdog
 from workers.bell import Bell
 from workers.findings import Finding, Level, some
+from workers.stripe_api import StripeApi, StripeApiError
 
 # Seconds by which clocks may differ: beyond the second, signatures begin to look stale (they may be 300 s old).
 CLOCK_WARNING, CLOCK_PROBLEM = 5.0, 60.0
+# Beat has it done every hour, and a run may take a while.
+RECONCILE_LATE_SECONDS = 3 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """What is looked at; a check takes what it needs."""
+    """What is looked at; a check takes what it needs. With `fix` the endpoint may be enabled."""
 
     settings: Settings
     connection: Connection
+    fix: bool = False
 
 
-def examine(environ: Mapping[str, str], connect: Callable[[Settings], Engine]) -> Iterator[Finding]:
+def examine(
+    environ: Mapping[str, str], connect: Callable[[Settings], Engine], *, fix: bool = False
+) -> Iterator[Finding]:
     """Look at everything, one finding after the other; what can't be looked at is a finding too."""
     try:
         settings = read_settings(environ)
@@ -45,7 +53,7 @@ def examine(environ: Mapping[str, str], connect: Callable[[Settings], Engine]) -
     engine = connect(settings)
     try:
         with engine.connect() as connection:
-            yield from _with_database(Patient(settings, connection))
+            yield from _with_database(Patient(settings, connection, fix))
     except SQLAlchemyError as error:
         yield Finding(
             "database", "problem", failures.without_secrets(failures.sentence(error)), "nothing else could be looked at"
@@ -148,6 +156,60 @@ def check_beat(patient: Patient) -> Iterator[Finding]:
         yield Finding("beat", "ok", f"the watchdog looked {minutes:.0f} minutes ago")
 
 
+def check_stripe(patient: Patient) -> Iterator[Finding]:
+    """Whether Stripe answers, agrees about the time, and sends its events here."""
+    if not patient.settings.stripe_api_key:
+        return
+    with contextlib.closing(StripeApi(patient.settings, urgent=True)) as stripe:
+        try:
+            begin = time.time()
+            # `as_of` is a second, and what the answer took, before what Stripe's clock showed.
+            there = next(stripe.pages("event", limit=1)).as_of + 1
+            yield Finding("stripe", "ok", "Stripe answers, and takes STRIPE_API_KEY")
+            yield clock("Stripe's", there - begin)
+            found = watchdog.endpoints(stripe)
+            if patient.fix:
+                yield from _enable(stripe, watchdog.ours(found, patient.settings))
+                found = watchdog.endpoints(stripe)
+            yield from watchdog.endpoint(found, patient.settings)
+            yield watchdog.silence(patient.connection, stripe)
+        except StripeApiError as error:
+            todo = "see whether the key is right and may read, and whether Stripe can be reached from here"
+            yield Finding("stripe", "problem", failures.without_secrets(str(error)), todo)
+
+
+def _enable(stripe: StripeApi, endpoints: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    for one in endpoints:
+        if one["status"] != "enabled":
+            stripe.modify("webhook_endpoint", one["id"], disabled=False)
+            said = f"endpoint {one['id']} has been enabled"
+            yield Finding("endpoint", "warning", said, "`dues reconcile --repair` catches up with what was missed")
+
+
+def check_watchdog(patient: Patient) -> Iterator[Finding]:
+    """What only the watchdog can tell, who looks again and again: refused signatures, secrets that nobody uses."""
+    run = sync_runs.latest(patient.connection, watchdog.KIND, "done")
+    yield from (
+        one for one in watchdog.load(run.counts if run else {}) if one.check in {"signature", "secret", "receiver"}
+    )
+
+
+def check_reconcile(patient: Patient) -> Iterator[Finding]:
+    """When Dues last asked Stripe what it had missed."""
+    if not patient.settings.stripe_api_key:
+        return
+    run = sync_runs.latest(patient.connection, reconcile.KIND, "done")
+    todo = "`dues reconcile` asks at once; its row in sync_runs tells what went wrong"
+    if run is None:
+        yield Finding("reconcile", "warning", "Stripe has not been asked yet what was missed", todo)
+    elif run.age > RECONCILE_LATE_SECONDS:
+        yield Finding(
+            "reconcile", "problem", f"Stripe was last asked {run.age / 3600:.0f} hours ago what was missed", todo
+        )
+    else:
+        yield Finding("reconcile", "ok", f"Stripe was asked {run.age / 60:.0f} minutes ago what was missed")
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """What is said of the cases that `models.attention` finds."""
@@ -226,4 +288,11 @@ def check_attention(patient: Patient) -> Iterator[Finding]:
             yield Finding(name, "ok", say.none)
 
 
-CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (check_clock, check_beat, check_attention)
+CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
+    check_clock,
+    check_stripe,
+    check_beat,
+    check_reconcile,
+    check_watchdog,
+    check_attention,
+)

@@ -31,6 +31,7 @@ DRIFT_SECONDS = 86400
 OVERLAP_SECONDS, DEEP_SECONDS = 3600, 3 * 86400
 # Beat's runs leave alone what is so new that its delivery may still be on its way.
 PATIENCE_SECONDS = 60
+RESOLVED = "v2.core.health.event_generation_failure.resolved"
 # A run that Stripe's absence has kept from ending for so long is given up.
 LONGEST_SECONDS = 86400
 
@@ -165,9 +166,10 @@ def _open(tools: Tools, order: Order, counts: Counts, *, since: int | None = Non
         last = _last(connection)
         heard = last["until"] if last else _last_event(connection)
         known = _known(connection)
+        is_told_of_gap = last is not None and _is_told_of_gap(connection, since=last["drift"])
     _check_account(tools.stripe, known)
     is_gap = since is None and heard is not None and now - heard > missed.RETENTION_SECONDS
-    drifts = is_by_hand or is_gap or last is None or now - last["drift"] > DRIFT_SECONDS
+    drifts = is_by_hand or is_gap or is_told_of_gap or last is None or now - last["drift"] > DRIFT_SECONDS
     if is_gap and heard is not None:
         counts["gap_days"] = (now - heard) // 86400
         logger.warning("reconcile: nothing was heard for %d days, and Stripe keeps events for 30", counts["gap_days"])
@@ -193,6 +195,18 @@ def _last(connection: Connection) -> dict[str, int] | None:
     run = sync_runs.latest(connection, KIND, "done")
     left: dict[str, int] | None = None if run is None or run.cursor is None else json.loads(run.cursor)
     return left
+
+
+def _is_told_of_gap(connection: Connection, *, since: int) -> bool:
+    """Whether Stripe has said since then that it had failed to make events: no list of events holds those.
+
+    https://docs.stripe.com/api/v2/core/events/event-types, `v2.core.health.event_generation_failure.resolved`.
+    """
+    told = text(
+        "SELECT FROM stripe_events WHERE received_at > now() - interval '3 days' AND type = :type"
+        " AND created > to_timestamp(:since) LIMIT 1"
+    )
+    return connection.execute(told, {"type": RESOLVED, "since": since}).first() is not None
 
 
 def _last_event(connection: Connection) -> int | None:

@@ -30,6 +30,8 @@ stripe.enable_telemetry = False
 # Its lines hold addresses with ids and filters, and at DEBUG whole answers.
 logging.getLogger("stripe").setLevel(logging.WARNING)
 
+# What Stripe's library is made for, and so the newest whose shapes are known here.
+API_VERSION: str = stripe.api_version
 PAGE = 100
 CONNECT_SECONDS = 3.0
 # Of one question: how often it is asked, and how long after the first time it is still asked again.

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models import ledger
 from models.database import connect
+from workers import watchdog
 from workers.bell import PRIORITY, TASK, Bell
 from workers.celery import app, settings
 from workers.due import decide_all_due
@@ -89,6 +90,13 @@ def reconcile() -> None:
     with _in_a_line("reconcile"):
         if of_beat(Tools(road(), stripe())):
             reconcile.apply_async(queue="api")
+
+
+@app.task(name="watchdog")
+def watch() -> None:
+    """Look from outside whether Stripe still reaches us."""
+    with _in_a_line("watchdog"):
+        watchdog.look(road().engine, settings, stripe() if settings.stripe_api_key else None)
 
 
 @app.task(name="decide_due")

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: dues doctor --json")
+@click.option("--fix", is_flag=True, help="Let Stripe send events again to an endpoint that it has disabled.")
 @console.as_json
-def command(*, as_json: bool) -> None:
+def command(*, fix: bool, as_json: bool) -> None:
     """Look whether all is well; say what to do.
 
     Settings, database, schema, Redis, Stripe, clocks, beat and what waits for a person. Exit 1 if anything is not well.
@@ -25,7 +26,7 @@ def command(*, as_json: bool) -> None:
     """
     from ops import doctor
 
-    findings = list(doctor.examine(os.environ, _connect))
+    findings = list(doctor.examine(os.environ, _connect, fix=fix))
     is_well = all(finding.level == "ok" for finding in findings)
     if as_json:
         shown = [{"check": one.check, "level": one.level, "found": one.found, "todo": one.todo} for one in findings]

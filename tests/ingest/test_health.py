@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import psycopg
 import pytest
 from flask import Flask
@@ -98,6 +100,30 @@ def test_metrics_show_what_the_ledger_holds(app: Flask, database: psycopg.Connec
     assert "dues_redis_up 1.0" in lines
     (oldest,) = (line for line in lines if line.startswith('dues_events_waiting_oldest_seconds{lane="live"}'))
     assert 90 <= float(oldest.split()[-1]) < 100
+
+
+def test_metrics_show_what_the_last_runs_found(app: Flask, database: psycopg.Connection) -> None:
+    found = {"missed": 3, "drift": {"stripe_products": {"wrong": 2, "wrong.name": 2}}, "money": {"x": [1, 2]}}
+    look = {"findings": [{"check": "endpoint", "level": "problem", "found": "", "todo": ""}]}
+    for kind, status, counts in (
+        ("reconcile", "done", {"missed": 9}),
+        ("reconcile", "done", found),
+        ("reconcile", "failed", {"missed": 7}),
+        ("watchdog", "done", look),
+    ):
+        database.execute(
+            "INSERT INTO sync_runs (kind, status, counts) VALUES (%s, %s, %s)", (kind, status, json.dumps(counts))
+        )
+    lines = metrics_of(app)
+    assert 'dues_sync_failed_last_day{kind="reconcile"} 1.0' in lines
+    assert 'dues_reconcile_found{table="",what="missed"} 3.0' in lines
+    assert 'dues_reconcile_found{table="stripe_products",what="wrong"} 2.0' in lines
+    assert 'dues_reconcile_found{table="",what="money"} 1.0' in lines
+    assert 'dues_watchdog_findings{check="endpoint",level="problem"} 1.0' in lines
+    ages = [line for line in lines if line.startswith("dues_sync_last_done_seconds{")]
+    assert {line.split('"')[1] for line in ages} == {"reconcile", "watchdog"}
+    assert all(float(line.split()[-1]) < 60 for line in ages)
+    assert not any("wrong.name" in line for line in lines)
 
 
 def test_every_metric_is_ours_by_name(app: Flask) -> None:

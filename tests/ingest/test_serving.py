@@ -8,15 +8,19 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 import redis
 
+from models.settings import Settings
 from ops.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.ingest.serving import TOKEN, URL, Answer, Receiver, event, receiver, settings_of, signed
 from tests.support import eventually
+from workers.receiver import look
 
 LARGEST = 1024 * 1024
 
@@ -272,3 +276,19 @@ def test_several_processes_count_together(database_url: str, redis_db_url: str) 
             return True
 
         eventually(counted)
+
+
+def test_the_watchdog_reads_what_a_receiver_counts_secrets_that_are_not_used_too(served: Receiver) -> None:
+    assert served.ask("POST", URL, event(), signed(event())).status == 200
+    assert served.ask("POST", URL, event(), {"Stripe-Signature": "t=1,v1=0"}).status == 400
+    settings = Settings(webhook_url=f"http://127.0.0.1:{served.port}{URL}", api_tokens=(TOKEN,))
+    (finding,), kept = look(settings, None, datetime.now(UTC))
+    assert finding.level == "ok"
+    assert kept is not None
+    assert {name: kept[name] for name in ("refused", "taken", "secrets")} == {
+        "refused": 1,
+        "taken": 1,
+        "secrets": {"1": 0.0, "2": 1.0},
+    }
+    (finding,), _ = look(replace(settings, api_tokens=("wrong",)), None, datetime.now(UTC))
+    assert finding.found == "/metrics of the receiver can't be read (ValueError)"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterator
+
 import psycopg
 import pytest
 
 from ops import doctor
+from simulator.api import KEY
+from simulator.server import serving
+from simulator.state import Stripe
 from tests.ops.command_line import Answer, Dues
 
 PURCHASE = (
@@ -148,3 +155,76 @@ def test_it_only_reads(well: Dues) -> None:
     url = well.environment["DATABASE_URL"]
     read_only = f"{url}{'&' if '?' in url else '?'}options=-c%20default_transaction_read_only%3Don"
     assert well("doctor", "--json", DATABASE_URL=read_only).code == 0
+
+
+# --- Stripe -----------------------------------------------------------------------------------------------------------
+
+HOOK = "https://example.com/webhooks/stripe"
+
+
+@pytest.fixture
+def stripe() -> Stripe:
+    """A Stripe whose clock is right."""
+    return Stripe("doctor", int(time.time()))
+
+
+@pytest.fixture
+def asking(well: Dues, stripe: Stripe, plain: psycopg.Connection) -> Iterator[Dues]:
+    """`dues` where all is well, with a key."""
+    plain.execute("INSERT INTO sync_runs (kind, status) VALUES ('reconcile', 'done')")
+    with serving(stripe) as server:
+        well.environment |= {"STRIPE_API_KEY": KEY, "STRIPE_API_BASE": server.url, "DUES_WEBHOOK_URL": HOOK}
+        yield well
+
+
+def test_with_a_key_stripe_its_clock_and_the_endpoint_are_looked_at(asking: Dues, stripe: Stripe) -> None:
+    stripe.create_webhook_endpoint(HOOK)
+    answer = asking("doctor", "--json")
+    assert findings(answer) == {}, answer.stdout
+    assert {"stripe", "endpoint", "silence", "reconcile"} <= {one["check"] for one in answer.json["findings"]}
+    assert sum(one["check"] == "clock" for one in answer.json["findings"]) == 2
+
+
+def test_a_disabled_endpoint_is_enabled_only_with_fix(asking: Dues, stripe: Stripe) -> None:
+    endpoint = stripe.create_webhook_endpoint(HOOK)
+    stripe.disable_failing_endpoint(endpoint.id)
+    assert findings(asking("doctor", "--json")) == {"endpoint": f"Stripe has disabled {endpoint.id}"}
+    assert stripe.webhook_endpoints[endpoint.id].status == "disabled"
+    answer = asking("doctor", "--fix", "--json")
+    assert findings(answer) == {"endpoint": f"endpoint {endpoint.id} has been enabled"}
+    assert stripe.webhook_endpoints[endpoint.id].status == "enabled"
+    assert asking("doctor", "--fix", "--json").code == 0
+
+
+def test_fix_leaves_endpoints_of_others_alone(asking: Dues, stripe: Stripe) -> None:
+    stripe.create_webhook_endpoint(HOOK)
+    other = stripe.create_webhook_endpoint("https://other.example.com/webhooks/stripe")
+    stripe.disable_failing_endpoint(other.id)
+    assert asking("doctor", "--fix", "--json").code == 0
+    assert stripe.webhook_endpoints[other.id].status == "disabled"
+
+
+def test_a_key_that_stripe_refuses_is_a_finding_without_the_key(asking: Dues) -> None:
+    answer = asking("doctor", "--json", STRIPE_API_KEY="sk_test_refused")
+    assert findings(answer, level="problem")["stripe"].startswith("GET /v1/events: AuthenticationError 401")
+    assert "sk_test_refused" not in answer.stdout
+
+
+def test_a_clock_that_is_not_stripes_is_found(asking: Dues, stripe: Stripe) -> None:
+    stripe.create_webhook_endpoint(HOOK)
+    stripe.advance(stripe.now + 400)
+    assert "behind Stripe's" in findings(asking("doctor", "--json"), level="problem")["clock"]
+
+
+def test_a_reconciliation_that_is_overdue_is_found(asking: Dues, stripe: Stripe, plain: psycopg.Connection) -> None:
+    stripe.create_webhook_endpoint(HOOK)
+    plain.execute("UPDATE sync_runs SET started_at = now() - interval '5 hours' WHERE kind = 'reconcile'")
+    assert findings(asking("doctor", "--json")) == {"reconcile": "Stripe was last asked 5 hours ago what was missed"}
+    plain.execute("DELETE FROM sync_runs WHERE kind = 'reconcile'")
+    assert findings(asking("doctor", "--json")) == {"reconcile": "Stripe has not been asked yet what was missed"}
+
+
+def test_what_only_the_watchdog_can_tell_is_told_after_it(well: Dues, plain: psycopg.Connection) -> None:
+    told = {"check": "secret", "level": "warning", "found": "number 2 is not used", "todo": "take it out"}
+    plain.execute("UPDATE sync_runs SET counts = %s", [json.dumps({"findings": [told]})])
+    assert findings(well("doctor", "--json")) == {"secret": "number 2 is not used"}

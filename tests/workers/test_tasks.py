@@ -11,6 +11,9 @@ import psycopg
 import redis
 
 from ops.embedded import EmbeddedPostgres
+from simulator.api import KEY
+from simulator.histories import history
+from simulator.server import serving
 from tests.support import eventually
 from tests.workers.serving import send, statuses, store, worker
 from workers.bell import Bell
@@ -104,3 +107,21 @@ def test_whoever_is_due_is_decided(database_url: str, redis_db_url: str) -> None
             return row == ("INACTIVE", None)
 
         eventually(decided)
+
+
+def test_a_worker_of_lane_api_looks_and_reconciles_slice_by_slice(database_url: str, redis_db_url: str) -> None:
+    stripe = history(3, customers=2, months=1)
+    with serving(stripe) as server:
+        env = environment(database_url, redis_db_url, STRIPE_API_KEY=KEY, STRIPE_API_BASE=server.url,
+                          DUES_STRIPE_RATE="1000")  # fmt: skip
+        with worker(env):
+            for task in ("watchdog", "reconcile", "reconcile"):
+                send(redis_db_url, task, queue="api")
+            with psycopg.connect(database_url, autocommit=True) as connection:
+
+                def runs() -> list[tuple[str, str]]:
+                    return connection.execute("SELECT kind, status FROM sync_runs ORDER BY kind").fetchall()
+
+                eventually(lambda: runs() == [("reconcile", "done"), ("watchdog", "done")], timeout=30)
+                products = "SELECT count(*) FROM stripe_products"
+                eventually(lambda: connection.execute(products).fetchone() == (len(stripe.products),), timeout=30)
