@@ -121,13 +121,15 @@ _INVOICES = """
             SELECT stripe_invoice_id FROM stripe_invoice_payments WHERE payment_intent_id = ANY(:intents)))))
 """
 
-# A payment that several objects of old API versions tell of counts once; Stripe's own word for it comes first.
+# A payment that several objects of old API versions tell of counts once. Whoever says that it was made comes first, as
+# each attempt tells of itself and the first may have failed; then Stripe's own word for it.
 _INVOICE_PAYMENTS = """
     SELECT DISTINCT ON (stripe_invoice_id, coalesce(payment_intent_id, charge_id))
-        stripe_invoice_id, payment_intent_id, charge_id, amount_paid
+        stripe_invoice_id, payment_intent_id, charge_id, amount_paid, status
     FROM stripe_invoice_payments
     WHERE stripe_invoice_id = ANY(:invoices) OR payment_intent_id = ANY(:intents)
-    ORDER BY stripe_invoice_id, coalesce(payment_intent_id, charge_id), position(':' IN id), id
+    ORDER BY stripe_invoice_id, coalesce(payment_intent_id, charge_id), status = 'paid' DESC NULLS LAST,
+        position(':' IN id) > 0, id
 """
 
 _CHARGES = """

@@ -25,6 +25,9 @@ SETTLED: Final = frozenset({"lost", "won", "warning_closed", "prevented"})
 """The states in which a dispute holds nothing any more."""
 
 OWED: Final = frozenset({"open", "uncollectible"})
+UNPAID: Final = frozenset({"open", "canceled"})
+"""The states of an invoice payment whose amount says nothing yet."""
+
 NEVER_BEGUN: Final = frozenset({"incomplete", "incomplete_expired"})
 LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -123,12 +126,13 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class InvoicePayment:
-    """Which PaymentIntent or charge pays which invoice, and how much of it."""
+    """Which PaymentIntent or charge pays which invoice, how much of it, and whether it has."""
 
     invoice_id: str
     payment_intent_id: str | None = None
     charge_id: str | None = None
     amount_paid: int | None = None
+    status: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,9 +441,10 @@ def _invoice_share(book: _Book, invoice: Invoice) -> Fraction:
     paid, refunded = Fraction(0), Fraction(0)
     for payment in book.payments.get(invoice.id, ()):
         charges = _charges(book, payment.payment_intent_id, payment.charge_id)
-        captured = sum(charge.paid for charge in charges) or payment.amount_paid or invoice.amount_paid or 0
+        said, whole = (None, 0) if payment.status in UNPAID else (payment.amount_paid, invoice.amount_paid or 0)
+        captured = sum(charge.paid for charge in charges) or said or whole
         # One payment may pay several invoices: each has its part of what was refunded.
-        part = captured if payment.amount_paid is None else payment.amount_paid
+        part = captured if said is None else said
         paid += part
         refunded += part * _ratio(sum(charge.amount_refunded or 0 for charge in charges), captured)
     return max(

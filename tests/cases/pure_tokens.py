@@ -262,6 +262,7 @@ def _invoice_payment(row: Row) -> tokens.InvoicePayment:
         row.get("payment_intent_id"),
         row.get("charge_id"),
         row.get("amount_paid"),
+        row.get("status"),
     )
 
 

@@ -135,6 +135,19 @@ def test_a_refund_takes_its_share_whichever_word_of_it_comes_first(here: World, 
     assert here.one("SELECT count(*) FROM stripe_refunds").count == 1
 
 
+def test_a_refund_counts_although_an_earlier_attempt_to_pay_had_failed(here: World) -> None:
+    """Before 2025-03-31 each charge names the invoice, the one that failed too."""
+    here.users(USER)
+    here.feed(event(thing("product.created", metadata={"tokens": "500"}), "product.updated", NOON - 50), *story()[1:])
+    here.feed(fixture("invoice.paid__old_api_version"))
+    paid = thing("charge.succeeded", invoice="in_1SaAliceInv0001")
+    failed = {**paid, "id": "ch_3SaAlice0Failed", "status": "failed", "amount_captured": 0}
+    here.feed(event(failed, "charge.failed", NOON - 1), event(paid, "charge.succeeded", NOON + 1))
+    assert tokens_of(here) == 500
+    here.feed(event({**paid, "amount_refunded": 2000, "refunded": True}, "charge.refunded", NOON + 60))
+    assert tokens_of(here) == 0
+
+
 def test_a_dispute_that_names_no_customer_finds_its_user(here: World) -> None:
     member(here)
     here.feed(fixture("charge.dispute.created"))

@@ -464,6 +464,15 @@ def test_a_failed_charge_beside_the_one_that_paid_does_not_water_down_the_refund
     assert only(paid(failed, Charge("ch_1", "pi_1", "succeeded", 900, 900, 900))).share == 1
 
 
+@pytest.mark.parametrize("status", ["open", "canceled"])
+def test_a_payment_that_was_not_made_does_not_water_down_the_refund(status: str) -> None:
+    payments = [InvoicePayment("in_0101", "pi_0", status=status), InvoicePayment("in_0101", "pi_1", None, 900, "paid")]
+    refunded = Charge("ch_1", "pi_1", "succeeded", 900, 900, 900)
+    assert only(paid(refunded, invoice_payments=payments)).share == 1
+    # What the charge says goes before what was last heard of the payment.
+    assert only(paid(refunded, invoice_payments=[InvoicePayment("in_0101", "pi_1", None, 0, status)])).share == 1
+
+
 def test_a_share_never_exceeds_the_whole() -> None:
     assert only(paid(Charge("ch_1", "pi_1", amount=900, amount_refunded=1800))).share == 1
     assert only(paid(Charge("ch_1", "pi_1", amount=None, amount_refunded=450))).share == Fraction(1, 2)
