@@ -180,7 +180,7 @@ def test_upgrades_at_once_take_turns(empty_database_url: str, plain: psycopg.Con
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(running(arguments, env={"DATABASE_URL": empty_database_url})) for _ in range(3)]
         assert [child.ends(timeout=30) for child in children] == [0, 0, 0], [child.output for child in children]
-    assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+    assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
 
 
 def test_an_upgrade_waits_for_another_longer_than_for_a_table(
@@ -207,7 +207,7 @@ def test_an_upgrade_does_not_wait_for_ever_for_a_table(alembic: Callable[..., No
         plain.execute("LOCK users IN ACCESS SHARE MODE")
         with pytest.raises(Exception, match="lock timeout"):
             alembic(command.downgrade, "base", prepare="SET lock_timeout = '50ms'; SET statement_timeout = '5s'")
-    assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+    assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(alembic: Callable[..., None], plain: psycopg.Connection) -> None:
@@ -223,4 +223,4 @@ def test_without_a_connection_the_database_is_the_one_of_the_environment(
 ) -> None:
     monkeypatch.setitem(os.environ, "DATABASE_URL", empty_database_url)
     command.upgrade(configuration(), "head")
-    assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+    assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]

@@ -256,6 +256,37 @@ def test_tokens_written_by_the_site_are_booked_with_their_expiry(site: psycopg.C
     assert balances_are_sums(site)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE users SET tokens = 70, tokens_expires_at = clock_timestamp() + interval '0.2 seconds'",
+        "INSERT INTO token_ledger (user_id, kind, amount, key, expires_at)"
+        " VALUES ('u1', 'adjust', 70, 'k1', clock_timestamp() + interval '0.2 seconds')",
+    ],
+    ids=["into users", "into the ledger"],
+)
+def test_tokens_written_by_the_site_expire_by_the_clock_alone(
+    site: psycopg.Connection, ann: str, engine: Engine, statement: str
+) -> None:
+    settings = Settings()
+    decide_due(engine, settings)
+    site.execute(statement)
+    assert one(site, "SELECT tokens FROM users") == 70
+    assert is_due(site)
+    eventually(lambda: decide_due(engine, settings) and one(site, "SELECT tokens FROM users") == 0)
+    assert one(site, "SELECT (tokens_expires_at, next_change_at) IS NULL FROM users")
+    assert balances_are_sums(site)
+
+
+def test_spending_by_plain_sql_moves_the_next_expiry(site: psycopg.Connection, ann: str, engine: Engine) -> None:
+    site.execute("UPDATE users SET tokens = 70, tokens_expires_at = '2031-01-01Z'")
+    site.execute("UPDATE users SET tokens = tokens + 20, tokens_expires_at = '2030-01-01Z'")
+    decide_due(engine, Settings())
+    site.execute("UPDATE users SET tokens = tokens - 20")
+    decide_due(engine, Settings())
+    assert one(site, "SELECT tokens_expires_at = '2031-01-01Z' FROM users")
+
+
 def test_tokens_of_a_new_user_are_booked(site: psycopg.Connection) -> None:
     insert(site, "users", tokens=30, tokens_expires_at=LATER)
     insert(site, "users", id="u2", tokens=40)

@@ -21,7 +21,7 @@ from tests.ops.command_line import Dues
 from tests.support import ROOT, running
 
 DUES = [sys.executable, "-m", "ops.cli"]
-BEFORE, HEAD, NEXT = "0001", "0002", "0003"
+BEFORE, HEAD, NEXT = "0002", "0003", "0004"
 
 
 @pytest.fixture
