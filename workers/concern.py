@@ -76,7 +76,9 @@ def customers_of(connection: Connection, objects: Mapping[Concern, Collection[st
 
 _GUESTS = text(
     """
-    SELECT id, stripe_customer_id, created, metadata, client_reference_id, payment_link, email
+    SELECT id, stripe_customer_id, created, metadata, client_reference_id, payment_link, email, (
+        SELECT user_id FROM payment_history p WHERE p.id = payment_intent_id AND p.stripe_customer_id IS NULL
+    ) AS former
     FROM stripe_checkout_sessions
     WHERE stripe_customer_id IS NULL AND (id = ANY(:ids) OR payment_intent_id = ANY(:intents) OR payment_intent_id IN (
         SELECT payment_intent_id FROM stripe_charges WHERE id = ANY(:charges)
@@ -86,13 +88,18 @@ _GUESTS = text(
 
 
 def guests_of(connection: Connection, settings: Settings, effects: Effects) -> set[str]:
-    """The users whom sessions without a customer name: those of this list, and those that these payments paid."""
+    """The users whom sessions without a customer name: those of this list, and those that these payments paid.
+
+    A session that names somebody else by now concerns the former user too, whose the payment was till now.
+    """
     intents, charges = effects.objects.get("payment_intent", set()), effects.objects.get("charge", set())
     if not (effects.guests or intents or charges):
         return set()
     parameters = {"ids": sorted(effects.guests), "intents": sorted(intents), "charges": sorted(charges)}
-    sessions = [identity.Session(*row) for row in connection.execute(_GUESTS, parameters)]
+    rows = connection.execute(_GUESTS, parameters).all()
+    sessions = [identity.Session(*row[:7]) for row in rows]
     named = identity.named_users(identity.Evidence(sessions=sessions))
     users = load_users(connection, named.ids)
     found = identity.resolve_guests(sessions, users, rules_of(settings)).values()
-    return {link.owner_id for link in found if link.owner_id is not None}
+    owners = {*(link.owner_id for link in found), *(row.former for row in rows)}
+    return {owner for owner in owners if owner is not None}

@@ -48,8 +48,10 @@ def decide(
     nothing = entitlements.Facts((), settings.grace_days)
     decisions = {user: entitlements.decide(facts.get(user, nothing), overrides[user], moment) for user in people}
     _record_changes(connection, people, decisions, causes or {}, shadow=settings.shadow)
+    money = bookkeeping.load_facts(connection, settings, people.keys(), owners)
+    bookkeeping.own_guests_payments(connection, money)
     if not settings.shadow:
-        plans = _bring_tokens(connection, settings, people, owners, decisions, moment)
+        plans = _bring_tokens(connection, settings, people, money, decisions, moment)
         decisions = {user: _until_expiry(decision, plans[user]) for user, decision in decisions.items()}
         _write(connection, people, decisions, plans)
     return decisions
@@ -65,12 +67,11 @@ def _bring_tokens(
     connection: Connection,
     settings: Settings,
     people: Mapping[str, Row[Any]],
-    owners: Mapping[str, str | None],
+    money: Mapping[str, tokens.Facts],
     decisions: Mapping[str, entitlements.Decision],
     now: datetime,
 ) -> dict[str, balance.Plan]:
-    facts = bookkeeping.load_facts(connection, settings, people.keys(), owners)
-    targets = {user: tokens.targets(found) for user, found in facts.items()}
+    targets = {user: tokens.targets(found) for user, found in money.items()}
     paused = "grants" in settings.pause
     banned = {user for user, decision in decisions.items() if paused or decision.role == "BANNED"}
     hashes = {user: row.email_hash for user, row in people.items()}

@@ -203,6 +203,28 @@ def test_a_guests_pack_goes_to_the_user_whom_the_session_names(here: World) -> N
         here.users(USER)
         here.feed(*order)
         assert tokens_of(here) == 70
+        assert here.one("SELECT user_id FROM payment_history").user_id == USER
+
+
+def test_a_guests_payment_follows_the_user_whom_the_session_names(here: World) -> None:
+    session = thing("checkout.session.completed__guest", client_reference_id=USER, metadata={"tokens": "70"})
+    intent = thing("payment_intent.succeeded", id=session["payment_intent"], customer=None)
+    here.feed(event(session, "checkout.session.completed", NOON), event(intent, "payment_intent.succeeded", NOON + 1))
+
+    def owner() -> str | None:
+        decide_due(here.engine, here.settings)
+        found: str | None = here.one("SELECT user_id FROM payment_history").user_id
+        return found
+
+    assert owner() is None
+    here.users(USER, "43")
+    assert owner() == USER
+    renamed = event({**session, "client_reference_id": "43"}, "checkout.session.async_payment_succeeded", NOON + 2)
+    here.feed(renamed)
+    assert owner() == "43"
+    assert here.execute("SELECT id, tokens FROM users ORDER BY id") == [(USER, 0), ("43", 70)]
+    here.execute("DELETE FROM users WHERE id = '43'")
+    assert owner() is None
 
 
 def test_what_people_write_into_tokens_is_booked_and_survives(here: World) -> None:
