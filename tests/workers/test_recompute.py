@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from tests.support import eventually
 from tests.workers.test_process import NOON, PRODUCT, USER, story
-from tests.workers.world import World, event, thing, world
+from tests.workers.world import World, event, fixture, thing, world
 from workers.recompute import decide, decide_due
 
 
@@ -117,6 +117,36 @@ def test_the_stored_role_is_no_input(here: World) -> None:
     here.execute("UPDATE users SET role = 'BANNED'")
     decide_due(here.engine, here.settings)
     assert here.one("SELECT role::text FROM users").role == "USER"
+
+
+def test_deciding_takes_its_locks_in_the_one_order(here: World) -> None:
+    """Subscriptions by id, then payments: who waits for the first holds none that come after it."""
+    several = fixture("customer.subscription.created__several_items")["data"]["object"]
+    changes = {"customer": "cus_1", "metadata": {"user_id": "42"}}
+    first = {**several, **changes, "id": "sub_1"}
+    second = thing("customer.subscription.created", **changes, id="sub_2")
+    payment = thing("payment_intent.succeeded", customer="cus_1")
+    here.users("42")
+    here.feed(*(event(one, "customer.subscription.created", NOON) for one in (first, second)))
+    here.feed(event(payment, "payment_intent.succeeded", NOON))
+    here.execute("UPDATE user_subscriptions SET user_id = NULL WHERE id = 'sub_2'")
+    here.execute("UPDATE payment_history SET user_id = NULL")
+
+    def decide_it() -> None:
+        with here.engine.begin() as connection:
+            decide(connection, here.settings, ["42"])
+
+    deciding = threading.Thread(target=decide_it)
+    with here.engine.begin() as writer:
+        writer.execute(text("SELECT FROM user_subscriptions WHERE id = 'sub_1' FOR NO KEY UPDATE"))
+        deciding.start()
+        eventually(lambda: here.one("SELECT count(*) AS n FROM pg_locks WHERE NOT granted").n > 0)
+        writer.execute(text("SELECT FROM user_subscriptions WHERE id = 'sub_2' FOR NO KEY UPDATE NOWAIT"))
+        writer.execute(text("SELECT FROM payment_history FOR NO KEY UPDATE NOWAIT"))
+    deciding.join(10)
+    assert not deciding.is_alive()
+    owners = here.execute("SELECT user_id FROM user_subscriptions UNION ALL SELECT user_id FROM payment_history")
+    assert [row.user_id for row in owners] == ["42"] * 3
 
 
 def test_deciding_lets_sign_ins_pass(here: World) -> None:
