@@ -1,4 +1,4 @@
-"""Whoever writes tokens, by hand or into the ledger, makes a decision due: what was written expires, or moves an expiry."""
+"""Whoever writes tokens makes a decision due: what was written expires one day, or moves the next expiry."""
 
 from __future__ import annotations
 

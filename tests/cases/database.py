@@ -22,7 +22,7 @@ from models.settings import Settings
 from ops.embedded import EmbeddedPostgres
 from tests.cases import rows
 from tests.cases.loading import Case, Row, Step
-from tests.cases.roads import Answers, Outcome, compare
+from tests.cases.roads import Answers, Outcome, as_set, compare
 from tests.cases.world import World
 from tests.conftest import migrate, new_database, scratch_folder
 from workers import balance, bookkeeping, concern, snapshots, tokens
@@ -161,7 +161,7 @@ class _Visit:
             for grant in balance.grants(user, targets[user].targets, booked, row["email_hash"])
         }
         if one_by_one and "grants" in step.expect:
-            expected = {one["source"] for one in step.expect["grants"]}
+            expected = {source for source, *_ in as_set("grants", step.expect["grants"])}
             left = Counter[str]()
             for entry in booked:
                 left[entry.source or ""] += entry.amount

@@ -1,39 +1,16 @@
-"""The pure road: facts through `workers.identity` and `workers.entitlements`, no database anywhere."""
+"""Facts of a case for `workers.identity` and `workers.entitlements`, and what they say: no database anywhere."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from tests.cases.loading import Case, Row
-from tests.cases.roads import Answers, Outcome, compare
+from tests.cases.roads import Answers
 from tests.cases.world import World, email_hash
 from workers import entitlements, identity
-
-
-class PureRoad:
-    """Facts → links → decisions. Tokens, grants and what waits are not answered yet."""
-
-    name = "pure"
-
-    def run(self, case: Case) -> Outcome:
-        """Keep the facts of a case in memory and ask the pure functions at each step."""
-        outcome = Outcome()
-        for step, answers in zip(case.steps, self.answers(case), strict=True):
-            compare(step, answers, outcome)
-        return outcome
-
-    def answers(self, case: Case) -> Iterator[Answers]:
-        """Yield, step by step, everything that the pure functions say, expected or not."""
-        world = World()
-        for step in case.steps:
-            for user_id in step.removed_users:
-                world.remove_user(user_id)
-            world.add(step)
-            links = identity.resolve(evidence(world), users(world), rules(case))
-            yield _answers(world, links, case, step.at)
 
 
 def rules(case: Case) -> identity.Rules:
@@ -100,7 +77,8 @@ def _bans(override: Row, user: Row) -> bool:
     return override["kind"] == "ban" and bool(user["email"]) and override["email_hash"] == email_hash(user["email"])
 
 
-def _answers(world: World, links: Mapping[str, identity.Link], case: Case, now: datetime) -> Answers:
+def answers(world: World, links: Mapping[str, identity.Link], case: Case, now: datetime) -> Answers:
+    """Whose each customer is, and everybody's role, status, product and grace."""
     owned: dict[str | None, set[str]] = defaultdict(set)
     for customer_id, link in links.items():
         owned[link.owner_id].add(customer_id)

@@ -1,40 +1,45 @@
-"""The pure road's tokens: facts through `workers.tokens`, a ledger in memory through `workers.balance`."""
+"""The pure road: facts through the pure modules, and a ledger in memory; no database anywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from tests.cases import pure
-from tests.cases.loading import Case, Row, Step, read_time
-from tests.cases.roads import Finding, Outcome
+from tests.cases.loading import Case, Row, Step
+from tests.cases.roads import Answers, Outcome, compare
 from tests.cases.world import World, email_hash
 from workers import balance, entitlements, identity, tokens
 
 Links = Mapping[str, identity.Link]
 
 
-class TokenRoad:
-    """Facts → links → decisions → targets → entries; compares everything that a case expects of tokens."""
+class PureRoad:
+    """Facts → links → decisions → targets → entries, all of it in memory."""
 
-    name = "tokens"
+    name = "pure"
 
     def run(self, case: Case) -> Outcome:
-        """Keep facts and ledger of a case in memory and compare after each step."""
-        world, ledger, outcome = World(), Ledger(), Outcome()
+        """Go through the steps of a case and compare after each."""
+        outcome = Outcome()
+        for step, answers in zip(case.steps, self.answers(case), strict=True):
+            compare(step, answers, outcome)
+        return outcome
+
+    def answers(self, case: Case) -> Iterator[Answers]:
+        """Yield, step by step, everything that the pure functions say, expected or not."""
+        world, ledger = World(), Ledger()
         for step in case.steps:
             for user_id in step.removed_users:
                 world.remove_user(user_id)
                 ledger.forget(user_id)
             world.add(step)
             links = identity.resolve(pure.evidence(world), pure.users(world), pure.rules(case))
-            for subject, key, expected, got in compared(step, ledger.answers(world, case, step, links)):
-                outcome.checked += 1
-                if expected != got:
-                    outcome.findings.append(Finding(step.at, subject, key, expected, got))
-        return outcome
+            decided, booked = pure.answers(world, links, case, step.at), ledger.answers(world, case, step, links)
+            users = {user_id: {**columns, **booked["users"][user_id]} for user_id, columns in decided["users"].items()}
+            yield {**decided, **booked, "users": users}
 
 
 class Ledger:
@@ -189,23 +194,6 @@ def is_banned(world: World, user: Row, case: Case, now: datetime) -> bool:
 def hash_of(email: str | None) -> str | None:
     """Hash an address; there may be none."""
     return email_hash(email) if email else None
-
-
-def compared(step: Step, answers: Mapping[str, Any]) -> Iterable[tuple[str, str, object, object]]:
-    """Yield (subject, key, expected, got) for everything that a step expects of tokens."""
-    for user_id, expected in (step.expect.get("users") or {}).items():
-        known = answers["users"].get(user_id, {})
-        for key in sorted({"tokens", "tokens_expires_at"} & set(expected)):
-            yield user_id, key, expected[key], known.get(key)
-    if "grants" in step.expect:
-        yield "all", "grants", expected_grants(step.expect["grants"]), answers["grants"]
-    if "waiting" in step.expect:
-        yield "all", "waiting", set(step.expect["waiting"]), answers["waiting"]
-
-
-def expected_grants(rows: Collection[Row]) -> set[tuple[str, int, datetime | None]]:
-    """Read the grants that a case expects as a set."""
-    return {(row["source"], row["amount"], read_time(row["expires_at"])) for row in rows}
 
 
 def _columns(plan: balance.Plan) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from tests.cases.database import DatabaseRoad, engine_for
 from tests.cases.loading import Case, read_file
-from tests.cases.pure import PureRoad
+from tests.cases.pure_tokens import PureRoad
 
 FOLDER = Path(__file__).parent
 

@@ -71,16 +71,31 @@ def test_every_road_is_taken_if_none_is_named(
     assert [line.split(",")[0] for line in lines[3:]] == [f"{road}: 1 cases passed" for road in roads]
 
 
-def test_what_a_road_cannot_answer_yet_is_counted_and_not_passed(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_what_no_road_answers_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(tmp_path, {**CASE, "expect": {"users": {"u1": {"mood": "good"}}}}) == 1
+    assert "u1 mood: expected good, got no answer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"users": {"u1": {"tokens": 1}}},
+        {"users": {"u1": {"tokens_expires_at": "2026-03-01T00:00:00Z"}}},
+        {"grants": [{"source": "il_1", "amount": 1, "expires_at": None}]},
+        {"waiting": ["il_1"]},
+    ],
+)
+def test_tokens_are_asked_of_the_pure_road_too(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    right = {"users": {"u1": {"tokens": 0, "tokens_expires_at": None}}, "grants": [], "waiting": []}
+    assert _run(tmp_path, {**CASE, "expect": right}) == 0
+    assert _run(tmp_path, {**CASE, "expect": wrong}) == 1
+
+
+def test_a_case_that_expects_nothing_is_counted_and_not_passed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    case = {**CASE, "expect": {"users": {"u1": {"tokens": 0}}, "grants": [], "waiting": []}}
-    assert _run(tmp_path, case) == 0
-    assert capsys.readouterr().out == (
-        "pure: 0 cases passed, 0 failed, 1 not checked at all; "
-        "0 answers checked, 3 not checked (grants 1, tokens 1, waiting 1)\n"
-    )
+    assert _run(tmp_path, {**CASE, "expect": {}}) == 0
+    assert capsys.readouterr().out == "pure: 0 cases passed, 0 failed, 1 expected nothing; 0 answers checked\n"
 
 
 def test_a_case_that_breaks_the_road_fails_and_the_rest_still_run(

@@ -259,9 +259,8 @@ def test_tokens_written_by_the_site_are_booked_with_their_expiry(site: psycopg.C
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE users SET tokens = 70, tokens_expires_at = clock_timestamp() + interval '0.2 seconds'",
-        "INSERT INTO token_ledger (user_id, kind, amount, key, expires_at)"
-        " VALUES ('u1', 'adjust', 70, 'k1', clock_timestamp() + interval '0.2 seconds')",
+        "UPDATE users SET tokens = 70, tokens_expires_at = {soon}",
+        "INSERT INTO token_ledger (user_id, kind, amount, key, expires_at) VALUES ('u1', 'adjust', 70, 'k1', {soon})",
     ],
     ids=["into users", "into the ledger"],
 )
@@ -270,7 +269,7 @@ def test_tokens_written_by_the_site_expire_by_the_clock_alone(
 ) -> None:
     settings = Settings()
     decide_due(engine, settings)
-    site.execute(statement)
+    site.execute(statement.format(soon="clock_timestamp() + interval '0.2 seconds'"))
     assert one(site, "SELECT tokens FROM users") == 70
     assert is_due(site)
     eventually(lambda: decide_due(engine, settings) and one(site, "SELECT tokens FROM users") == 0)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cases.loading import Case, read_file
-from tests.cases.pure import PureRoad
+from tests.cases.pure_tokens import PureRoad
 from workers.identity import (
     Account,
     Customer,
