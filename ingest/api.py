@@ -28,6 +28,7 @@ from werkzeug.exceptions import BadRequest, NotFound, ServiceUnavailable
 from ingest.auth import needs_token
 from ingest.database import Database, UnavailableError
 from ingest.freshness import Freshness
+from ingest.shelf import Shelf
 from models import reading, token_ledger
 from models.settings import Settings
 from workers import balance, entitlements
@@ -83,6 +84,7 @@ class _Views:
         self._settings = settings
         self._database = database
         self._freshness = freshness
+        self._shelf = Shelf(settings.redis_url)
 
     def user(self, user_id: str) -> Response:
         _refuse_nul(user_id)
@@ -130,9 +132,12 @@ class _Views:
         return jsonify(payments=[_payment(row) for row in shown], next_cursor=cursor)
 
     def products(self) -> Response:
+        return Response(self._shelf.answer(self._read_products), mimetype="application/json")
+
+    def _read_products(self) -> bytes:
         rows, as_of = self._run(lambda c: (reading.on_sale(c), reading.catalogue_as_of(c)), "REPEATABLE READ")
         products = [_product(list(prices)) for _, prices in groupby(rows, key=lambda row: row.product_id)]
-        return jsonify(products=products, as_of=_iso(as_of))
+        return jsonify(products=products, as_of=_iso(as_of)).get_data()
 
     def spend(self, user_id: str) -> tuple[Response, int]:
         _refuse_nul(user_id)

@@ -40,7 +40,7 @@ RULES = (
     Rule("celeryconfig", ours=("models", "workers"), theirs=("celery", "kombu")),
     Rule(
         "ingest",
-        ours=("ingest", "models", "workers.bell", "workers.explain", LEDGER, *PURE),
+        ours=("ingest", "models", "workers.bell", "workers.catalog_version", "workers.explain", LEDGER, *PURE),
         any_of_theirs=True,
         never=("celery", "kombu"),
     ),

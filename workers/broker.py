@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from kombu.connection import Connection
@@ -13,8 +15,11 @@ from redis.exceptions import RedisError
 
 # Seconds. A Redis that does not answer within one is as good as away: the ledger knows what is to be done.
 PATIENCE = 1.0
-# What a Redis that is away raises.
+# What a Redis that is away raises, and for how many seconds nobody waits for it again.
 AWAY = (RedisError, KombuError, OSError)
+REST_SECONDS = 5.0
+
+T = TypeVar("T")
 
 
 def broker(redis_url: str) -> tuple[str, dict[str, Any]]:
@@ -69,3 +74,30 @@ class Line:
         """Let go of the connection."""
         with contextlib.suppress(*AWAY):
             self._connection.release()  # type: ignore[no-untyped-call]
+
+
+class Asking:
+    """Questions to Redis that may go unanswered: with it away, or frozen, they cost a second every five."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._url = redis_url
+        self._line: Line | None = None
+        self._rests_until = 0.0
+
+    def ask(self, question: Callable[[Redis], T]) -> T | None:
+        """Return the answer, or None if Redis is away."""
+        if not self._url or time.monotonic() < self._rests_until:
+            return None
+        try:
+            self._line = self._line or Line(self._url)
+            return question(self._line.redis)
+        except AWAY:
+            self.close()
+            self._rests_until = time.monotonic() + REST_SECONDS
+            return None
+
+    def close(self) -> None:
+        """Let go of the connection, if there is one."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()

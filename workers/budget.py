@@ -6,13 +6,9 @@ itself says when it is too much.
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
-
-from workers.broker import AWAY, Line
+from workers.broker import Asking
 
 KEY = "dues:stripe:budget"
-REST_SECONDS = 5.0
 # Nobody obeys a "come back tomorrow" for all workers.
 LONGEST_PAUSE = 60.0
 
@@ -43,37 +39,25 @@ redis.call('EXPIRE', KEYS[1], 600)
 """
 
 
-@dataclass(slots=True)
 class Budget:
     """The budget as this process asks for it; `rate` in requests per second, of all processes together."""
 
-    redis_url: str
-    rate: int
-    _line: Line | None = None
-    _rests_until: float = field(default=0.0)
+    def __init__(self, redis_url: str, rate: int) -> None:
+        self._asking = Asking(redis_url)
+        self._rate = rate
 
     def take(self, *, urgent: bool) -> float:
         """Take one request: 0.0 if it may be made now, else the seconds after which to ask again."""
-        return float(self._ask(_TAKE, str(self.rate), str(int(urgent))) or 0)
+        return float(self._ask(_TAKE, str(int(urgent))) or 0)
 
     def drain(self, seconds: float) -> None:
         """Let nobody ask for `seconds`: Stripe has said that it was too much."""
-        self._ask(_DRAIN, str(self.rate), str(min(seconds, LONGEST_PAUSE)))
+        self._ask(_DRAIN, str(min(seconds, LONGEST_PAUSE)))
 
     def close(self) -> None:
-        """Let go of the connection, if there is one."""
-        if self._line is not None:
-            self._line.close()
-            self._line = None
+        """Let go of Redis."""
+        self._asking.close()
 
-    def _ask(self, script: str, *arguments: str) -> bytes | None:
-        if not self.redis_url or time.monotonic() < self._rests_until:
-            return None
-        try:
-            self._line = self._line or Line(self.redis_url)
-            answer: bytes | None = self._line.redis.eval(script, 1, KEY, *arguments)
-            return answer
-        except AWAY:
-            self.close()
-            self._rests_until = time.monotonic() + REST_SECONDS
-            return None
+    def _ask(self, script: str, argument: str) -> bytes | None:
+        answer: bytes | None = self._asking.ask(lambda redis: redis.eval(script, 1, KEY, str(self._rate), argument))
+        return answer

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from models import ledger
+from models import drift, ledger, upsert
 from models.settings import Settings
 from workers import asking, concern, snapshots
 from workers.handlers import BY_EVENT_TYPE
@@ -80,6 +80,8 @@ class Road:
     engine: Engine
     settings: Settings
     ring: Callable[[ledger.Lane], None] = lambda _: None
+    # Tells the web processes that something has changed in what is on sale.
+    renew_catalog: Callable[[], None] = lambda: None
     stopping: threading.Event = field(default_factory=threading.Event)
     # A place where tests end the process: called with the name of each step before it commits.
     checkpoint: Callable[[str], None] = lambda _: None
@@ -94,7 +96,7 @@ class Road:
         counts: Counter[str] = Counter()
         end = time.monotonic() + seconds
         self._say(counts)
-        while not self.stopping.is_set() and not self._is_paused():
+        while not self.stopping.is_set() and not self.is_paused:
             claim = self._book(lane, counts)
             if not claim.events:
                 break
@@ -113,7 +115,9 @@ class Road:
         # One event tells whether the code has been mended, and what waits for Stripe shall not wait for others too.
         return 1 if self._paused_until or lane == "api" else self.settings.list_size
 
-    def _is_paused(self) -> bool:
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is to be applied now: an operator wants it, or too much has failed."""
         return "processing" in self.settings.pause or time.monotonic() < self._paused_until
 
     # --- BOOK ---
@@ -141,7 +145,7 @@ class Road:
             logger.warning("a list of %d failed, trying its events alone: %s", len(claim.events), describe(error))
         rest = list(claim.events)
         try:
-            while rest and not self.stopping.is_set() and not self._is_paused():
+            while rest and not self.stopping.is_set() and not self.is_paused:
                 self._try_alone(claim, rest.pop(0), counts)
         finally:
             if rest:
@@ -300,6 +304,8 @@ class Road:
             )
             with_write(connection)
             self.checkpoint("write")
+        if any(one.handler.is_tariff for one in read):
+            self.renew_catalog()
         causes = {one.customer: cause or one.source for one in read if one.customer is not None}
         self._settle(effects, causes, finish)
 
@@ -400,10 +406,13 @@ class Road:
         counts: Counter[str] = Counter()
         newest = {(one.handler.table, one.id): one for one in told if self._is_ours(one)}
         with self.engine.begin() as connection:
+            is_news = _is_news(connection, [one for one in newest.values() if one.handler.is_tariff])
             effects = snapshots.write(connection, newest.values(), applies=lambda row: not self._reason_to_ignore(row))
             left = effects and self._undertake(connection, effects)
             also(connection)
             self.checkpoint("write")
+        if is_news:
+            self.renew_catalog()
         if left:
             self._try_alone(left, left.events[0], counts)
         return counts
@@ -491,6 +500,14 @@ class Road:
             ),
         )
         return "processed"
+
+
+def _is_news(connection: Connection, products_and_prices: Iterable[Snapshot]) -> bool:
+    """Whether anything of what is on sale is not as these say; Stripe is asked often, and nearly never it is."""
+    rows: dict[str, list[upsert.Row]] = defaultdict(list)
+    for one in products_and_prices:
+        rows[one.handler.table].append(snapshots.as_row(one))
+    return any(drift.differences(connection, table, some) for table, some in rows.items())
 
 
 def _slice(objects: Iterable[str], *, after: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models import ledger
 from models.database import connect
-from workers import watchdog
+from workers import catalog, watchdog
 from workers.bell import PRIORITY, TASK, Bell
+from workers.catalog_version import CatalogVersion
 from workers.celery import app, settings
 from workers.due import decide_all_due
 from workers.process import ConnectionLostError, Road, describe
 from workers.reconcile import Tools, of_beat
-from workers.stripe_api import StripeApi
+from workers.stripe_api import StripeApi, StripeApiError
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +37,22 @@ def road() -> Road:
     """The road of this process, with its connections; made when the first task needs it, never before a fork."""
     # Whoever asks Stripe holds a connection meanwhile (`asking.alone_with`).
     engine = connect(settings, application="worker", pool_size=max(2, settings.pool_size))
-    return Road(engine, settings, ring=bell().ring)
+    renew = CatalogVersion(settings.redis_url).renew
+    return Road(engine, settings, ring=bell().ring, renew_catalog=renew)
 
 
 @functools.cache
 def stripe() -> StripeApi:
     """Stripe, as this process asks it."""
     return StripeApi(settings)
+
+
+@functools.cache
+def _has_key() -> bool:
+    """Whether there is a key to Stripe; that there is none is said once."""
+    if not settings.stripe_api_key:
+        logger.info("STRIPE_API_KEY is not set: nothing is asked of Stripe, Dues runs on webhooks alone")
+    return bool(settings.stripe_api_key)
 
 
 @worker_shutting_down.connect
@@ -52,11 +63,13 @@ def stop(**_: Any) -> None:
 
 @contextmanager
 def _in_a_line(task: str) -> Iterator[None]:
-    """Say in one line what PostgreSQL refused: with it away, every ring would leave a traceback."""
+    """Say in one line what PostgreSQL or Stripe refused: with one away, every ring would leave a traceback."""
     try:
         yield
     except (ConnectionLostError, SQLAlchemyError) as error:
         logger.warning("%s: %s", task, describe(error))
+    except StripeApiError as error:
+        logger.warning("%s: %s", task, error)
 
 
 @app.task(name=TASK)
@@ -85,7 +98,7 @@ def sweep() -> None:
 @app.task(name="reconcile")
 def reconcile() -> None:
     """Ask Stripe what was missed, a slice at a time; without a key there is nobody to ask."""
-    if not settings.stripe_api_key:
+    if not _has_key():
         return
     with _in_a_line("reconcile"):
         if of_beat(Tools(road(), stripe())):
@@ -104,3 +117,16 @@ def decide_due() -> None:
     """Decide the users whose time has come: sign-ups, ends of grace, overrides."""
     with _in_a_line("decide_due"):
         decide_all_due(road().engine, settings, road().stopping)
+
+
+@app.task(name="sync_catalog")
+def sync_catalog() -> None:
+    """Bring products and prices in step with Stripe, a slice at a time."""
+    if not _has_key():
+        return
+    with _in_a_line("sync_catalog"):
+        run = catalog.sync(road(), stripe(), road().stopping)
+        if run and run.cursor is not None:
+            sync_catalog.apply_async(queue="api")
+        elif run:
+            logger.info("sync_catalog: %s", json.dumps(run.counts))

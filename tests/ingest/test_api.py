@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import threading
@@ -24,6 +25,7 @@ from simulator.state import Stripe
 from tests.ingest.serving import TOKEN, settings_of
 from tests.support import eventually, free_port
 from tests.workers.world import World, world
+from workers.catalog_version import CatalogVersion
 
 ANN = "user_ann"
 WITH_TOKEN = {"Authorization": f"Bearer {TOKEN}"}
@@ -400,7 +402,16 @@ def test_hostile_ids_and_addresses_name_nobody(app: Flask, here: World) -> None:
 # --- what is on sale --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_on_sale_is_shown_as_the_contract_has_it(app: Flask, here: World) -> None:
+def test_what_is_on_sale_is_shown_as_the_contract_has_it(app: Flask, here: World, redis_db_url: str) -> None:
+    with contextlib.closing(CatalogVersion(redis_db_url)) as version:
+        here.road.renew_catalog = version.renew
+        check_what_is_on_sale(app, here)
+        here.execute("UPDATE stripe_prices SET deleted_at = now()")
+        version.renew()
+        assert get(app, "/api/products").get_json()["products"] == []
+
+
+def check_what_is_on_sale(app: Flask, here: World) -> None:
     assert get(app, "/api/products").get_json() == {"products": [], "as_of": None}
     stripe = Stripe(1, int(time.time()) - DAY)
     pro = stripe.create_product("Pro", metadata={"role": "PREMIUM"})
@@ -440,8 +451,6 @@ def test_what_is_on_sale_is_shown_as_the_contract_has_it(app: Flask, here: World
             ],
         }
     ]  # fmt: skip
-    here.execute("UPDATE stripe_prices SET deleted_at = now()")
-    assert get(app, "/api/products").get_json()["products"] == []
 
 
 # --- spending ---------------------------------------------------------------------------------------------------------

@@ -94,5 +94,5 @@ def scripted(*answers: Said) -> Iterator[Scripted]:
 
 def page(ids: Sequence[str], *, has_more: bool, object_type: str = "product") -> Said:
     """A page of a listing."""
-    data = [{"id": id, "object": object_type} for id in ids]
+    data = [{"id": id, "object": object_type, "created": 1_790_000_000, "livemode": False} for id in ids]
     return Said({"object": "list", "data": data, "has_more": has_more, "url": "/v1/products"})

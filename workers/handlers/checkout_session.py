@@ -8,6 +8,7 @@ from workers.shapes import (
     USER_KEYS,
     Handler,
     Json,
+    flag_of,
     id_of,
     int_of,
     list_of,
@@ -21,6 +22,7 @@ from workers.shapes import (
 
 def read(session: Json) -> dict[str, Any]:
     """Checkout Session → columns of `stripe_checkout_sessions`; webhooks never carry line items."""
+    items = object_of(session, "line_items")
     return {
         "created": time_of(session, "created"),
         "mode": text_of(session, "mode"),
@@ -35,7 +37,9 @@ def read(session: Json) -> dict[str, Any]:
         "amount_total": int_of(session, "amount_total"),
         "currency": text_of(session, "currency"),
         "email": text_of(object_of(session, "customer_details"), "email") or text_of(session, "customer_email"),
-        "line_items": [_line(line) for line in list_of(session, "line_items")] if session.get("line_items") else None,
+        "line_items": None
+        if not items or flag_of(items, "has_more")
+        else [_line(line) for line in list_of(items, "data")],
         "metadata": metadata_of(session),
     }
 

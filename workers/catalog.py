@@ -1,0 +1,58 @@
+"""The catalogue's sync: all products and prices, active and archived, every five minutes (beat) or by hand.
+
+What changed goes down the road of events; when nothing did, nobody is decided and nothing is read anew. One run at a
+time, however many beats; one that was killed is continued from its cursor.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from sqlalchemy import Engine
+
+from models import sync_runs
+from workers.mirroring import Mirroring
+from workers.process import Road
+from workers.stripe_api import StripeApi, StripeApiError
+
+logger = logging.getLogger(__name__)
+
+KIND = "catalog"
+LISTS = ("product", "price")
+# Beats send one every 300 s; what comes sooner after the last was sent by another beat.
+EVERY_SECONDS = 150.0
+
+
+def sync(
+    road: Road, stripe: StripeApi, stopping: threading.Event, *, every: float = EVERY_SECONDS, seconds: float = 10.0
+) -> sync_runs.Run | None:
+    """Make the next slice of a sync, begun unless there was one `every` seconds ago; None if there is nothing to do.
+
+    A run that has not come to its end within `seconds` keeps its cursor and is to be continued. Raises StripeApiError,
+    after the run has been ended as failed.
+    """
+    with sync_runs.turn(road.engine, KIND) as is_ours:
+        if not is_ours or road.is_paused:
+            return None
+        with road.engine.begin() as connection:
+            run = sync_runs.running(connection, KIND) or sync_runs.begin(connection, KIND, every=every)
+        if run is None:
+            return None
+        work = Mirroring.of(road, stripe, run, LISTS)
+        try:
+            if work.go_on(stopping, seconds=seconds):
+                refused = ", ".join(work.place.refused)
+                _finish(road.engine, run, f"the API key may not list: {refused}" if refused else None)
+        except StripeApiError as error:
+            _finish(road.engine, run, str(error))
+            raise
+        return run
+
+
+def _finish(engine: Engine, run: sync_runs.Run, error: str | None) -> None:
+    with engine.begin() as connection:
+        sync_runs.finish(connection, run, "failed" if error else "done", error)
+    run.cursor = None
+    if error:
+        logger.warning("%s: %s", KIND, error)
