@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, text = fault.page
             return status, {"Content-Type": "text/html"}, text.encode()
         answer = api.answer(request) if fault.error is None else api.refusal(fault.error, request)
-        return answer.status, answer.headers, json.dumps(answer.body, indent=2, ensure_ascii=False).encode()
+        return answer.status, answer.headers, json.dumps(answer.body, ensure_ascii=False).encode()
 
     def _log(self, request: Request, route: str, status: int | None) -> None:
         asked = Asked(at=time.monotonic(), route=route, path=request.path, query=request.query, status=status)

@@ -1,7 +1,9 @@
 """The API, asked by Stripe's own client over HTTP."""
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -412,3 +414,32 @@ def test_a_server_that_was_stopped_answers_nobody_any_more(past: Stripe) -> None
         client.v1.products.list()
     with pytest.raises(library.APIConnectionError):
         client.v1.products.list()
+
+
+def test_nobody_sees_the_account_in_the_middle_of_a_call() -> None:
+    stripe = Stripe(1, CLOCK)
+    product = stripe.create_product("Gold")
+    price = stripe.create_price(product.id, 100)
+    customer = stripe.create_customer("a@example.com", card="ok")
+    over = threading.Event()
+
+    def live() -> None:
+        while not over.is_set():
+            stripe.cancel(stripe.subscribe(customer.id, price.id).id)
+
+    with serving(stripe) as server, ThreadPoolExecutor(1) as pool:
+        client, life = client_of(server), pool.submit(live)
+        try:
+            for _ in range(30):
+                (found,) = plain(client.v1.subscriptions.list(LATEST))["data"]
+                # The subscription comes into being before its invoice is paid, all in one call.
+                assert (found["status"], found["latest_invoice"]["status"]) in {
+                    ("canceled", "paid"),
+                    ("active", "paid"),
+                }
+        finally:
+            over.set()
+            life.result()
+
+
+LATEST: Any = {"status": "all", "limit": 1, "expand": ["data.latest_invoice"]}
