@@ -141,6 +141,7 @@ def test_events_are_found_by_whether_every_endpoint_has_accepted_them(
 def test_type_and_types_are_not_given_together(client: library.StripeClient) -> None:
     with pytest.raises(library.InvalidRequestError, match="only specify one of these parameters"):
         client.v1.events.list({"type": "a", "types": ["b"]})
+    assert client.v1.events.list({"types": [f"type.{number}" for number in range(20)]}).data == []
     with pytest.raises(library.InvalidRequestError, match="up to 20 types"):
         client.v1.events.list({"types": [f"type.{number}" for number in range(21)]})
 
@@ -179,6 +180,8 @@ def test_thin_events_are_listed_by_pages_types_objects_and_time(stripe: Stripe, 
     assert listed(limit=1, object_id=customers[0]) == [thin[5], thin[0]]
     assert listed(limit=2, created={"lt": "2026-11-02T00:00:00Z"}) == thin[4::-1]
     assert listed(created={"gte": "2026-11-02T08:00:00Z"}, types=["v1.customer.updated"]) == [thin[5]]
+    assert listed(created={"gt": "2026-11-02T08:00:00Z"}, types=["v1.customer.updated"]) == []
+    assert listed(created={"lte": "2026-11-01T08:00:00Z"}) == thin[4::-1]
     with pytest.raises(library.StripeError, match="Invalid timestamp"):
         listed(created={"gt": "yesterday"})
 
