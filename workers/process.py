@@ -182,7 +182,7 @@ class Road:
             logger.warning("%d events wait for their lease to end: %s", len(rest), describe(error))
 
     def _say_soon(self, claim: ledger.Claim, error: Exception, counts: Counter[str]) -> None:
-        """Write down how a try ended once PostgreSQL is there again; raise `error` if it is not within seconds.
+        """Write down how a try ended once PostgreSQL is there again; raise `error` if nothing can be done for now.
 
         Left unsaid, it would look as if the events had ended a worker, and three such ends park an event.
         """
@@ -191,7 +191,9 @@ class Road:
             self.stopping.wait(seconds)
             with contextlib.suppress(*AWAY):
                 self._say(counts)
-                return
+                if isinstance(error, ConnectionLostError):
+                    return
+                break
         raise error
 
     def _say(self, counts: Counter[str]) -> None:
@@ -201,8 +203,10 @@ class Road:
         if len(claim.events) == 1:
             self._fail(claim, claim.events[0], error, counts)
         else:
+            # A lost connection may be an event's work; that PostgreSQL could not note how a try ended is none's.
+            is_lost = isinstance(error, ConnectionLostError)
             with self.engine.begin() as connection:
-                ledger.give_back(connection, claim.token, [event.id for event in claim.events], tried=True)
+                ledger.give_back(connection, claim.token, [event.id for event in claim.events], tried=is_lost)
         self._unsaid = None
 
     def _fail(self, claim: ledger.Claim, event: ledger.Claimed, error: Exception, counts: Counter[str]) -> None:
