@@ -75,6 +75,8 @@ class Snapshot:
     livemode: bool | None
     object: Json
     previous: Json | None
+    # Asked for at once, so that what can't be read is found by its own try, not by another's tie.
+    progress: tuple[int, ...]
     # The object (type, id) of the events that tell of it: another one if it was told along with that.
     told_with: tuple[str, str]
 

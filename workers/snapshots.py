@@ -156,6 +156,7 @@ def snapshot(  # noqa: PLR0913 - one keyword for each thing that Stripe said
         livemode=livemode if isinstance(livemode, bool) else None,
         object=obj,
         previous=previous,
+        progress=handler.progress(obj),
         told_with=told_with.told_with if told_with else (handler.object_type, object_id),
     )
 
@@ -183,7 +184,7 @@ def _rank(one: Snapshot) -> tuple[int, ...]:
 
 
 def _progress(one: Snapshot) -> tuple[int, ...]:
-    return one.handler.progress(one.object)
+    return one.progress
 
 
 def _came_before(one: Snapshot, other: Snapshot) -> bool:

@@ -61,6 +61,7 @@ def snapshot_of(table: str, row: Row, now: datetime) -> Snapshot:
         livemode=None,
         object={},
         previous=None,
+        progress=(),
         told_with=("case", row["id"]),
     )
 

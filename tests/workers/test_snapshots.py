@@ -136,6 +136,19 @@ def test_two_that_name_each_other_as_former_are_contested(here: World) -> None:
     assert here.one("SELECT contested FROM user_subscriptions").contested is True
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_an_event_that_can_not_be_ordered_dies_alone_and_takes_no_part_in_a_tie(here: World, together: bool) -> None:
+    bad = event(thing("product.created", updated="yesterday", name="Bad"), "product.updated", NOON)
+    good = event(thing("product.created", name="Good"), "product.updated", NOON)
+    if together:
+        here.feed_as_list([bad, good])
+    else:
+        here.feed(bad, good)
+    ended = {row.id: (row.status, row.reason) for row in here.execute("SELECT id, status, reason FROM stripe_events")}
+    assert ended == {bad["id"]: ("dead", "malformed"), good["id"]: ("processed", None)}
+    assert here.one("SELECT name FROM stripe_products").name == "Good"
+
+
 def test_events_that_do_not_apply_here_take_no_part_in_a_tie(database_url: str) -> None:
     with world(database_url, STRIPE_LIVEMODE="test") as here:
         ours = event(thing("product.created", name="Ours", updated=NOON), "product.updated", NOON)
