@@ -42,7 +42,7 @@ RECOMPUTE, RELINK, SETTLE = "dues.recompute", "dues.relink", "dues.settle"
 # After a try that failed for a reason that passes: 1 minute … 1 day, three and a half days in all.
 BACKOFF = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 86400, 86400)
 # After a try whose connection was lost: mostly PostgreSQL was restarted, but it may be the event that ends it.
-LOST = (0, 10, 60, 300, 900, 3600)
+LOST = (0, 1, 5, 20, 60, 300, 900, 3600)
 # Seconds for which PostgreSQL is given time to come back, before a lease is left to end by itself.
 AGAIN = (0, 1, 3)
 # After a try that failed unexpectedly: three tries over an hour.
