@@ -65,6 +65,10 @@ test: setup ## all tests, with branch coverage (ARGS=tests/models runs some)
 chaos: setup ## everything killed, frozen and cut off under load, half an hour (ARGS=--short: two minutes)
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+.PHONY: fuzz
+fuzz: setup ## hostile bytes for the receiver, events wrong in every field and way for the handlers; a quarter of an hour
+	$(BIN)/python -m pytest $(PARALLEL) --hypothesis-profile=thorough tests/fuzz $(ARGS)
+
 .PHONY: check
 check: setup ## lint, format, types, and the pinned packages against known vulnerabilities
 	$(BIN)/python -m ruff check .

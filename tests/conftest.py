@@ -32,6 +32,7 @@ from tests.support import ROOT
 
 # Neither a slow example nor slow drawing is a finding: it tells of the machine.
 settings.register_profile("dues", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("thorough", settings.get_profile("dues"), max_examples=5000)
 settings.load_profile("dues")
 
 
