@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -72,13 +72,15 @@ class Booking:
 class Plan:
     """What to book, in this order, and the balance and "the nearest expiry among unspent grants" afterwards.
 
-    That expiry is also when time alone changes the balance next. `refused` are sources that the balance can't hold.
+    That expiry is also when time alone changes the balance next. `refused` are sources that the balance can't hold;
+    `withheld` says that something would have been granted if it might.
     """
 
     bookings: tuple[Booking, ...]
     tokens: int
     tokens_expires_at: datetime | None
     refused: tuple[str, ...] = ()
+    withheld: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +132,14 @@ def bring(
     refused: list[str] = []
     while True:
         ledger = _Ledger(user_id, entries)
-        work = _Work(ledger, targets, amounts, now, may_book, refused, email_hash)
+        ever_granted = {entry.source for entry in entries if entry.kind == GRANT}
+        work = _Work(ledger, targets, amounts, now, may_book, refused, email_hash, ever_granted)
         try:
-            work.bring({entry.source for entry in entries if entry.kind == GRANT})
+            work.bring()
         except _OverflowError as overflow:
             refused.append(overflow.source)
         else:
-            return ledger.plan(refused)
+            return replace(ledger.plan(refused), withheld=work.withholds())
 
 
 def spend(user_id: str, amount: int, key: str, entries: Iterable[Entry], now: datetime) -> Spending:
@@ -363,15 +366,23 @@ class _Work:
     may_book: bool
     refused: Collection[str]
     email_hash: str | None
+    ever_granted: Collection[str | None]
     lots: dict[str | None, _Lot] = field(init=False)
 
     def __post_init__(self) -> None:
         self.targets = sorted(self.targets, key=lambda target: (target.expires_at or _FOREVER, target.source))
         self.lots = {lot.source: lot for lot in reversed(self.ledger.lots) if lot.kind == GRANT}
 
-    def bring(self, ever_granted: Collection[str | None]) -> None:
+    def withholds(self) -> bool:
+        """Say whether a source that has not ended would grant more if it might."""
+        live = set() if self.may_book else self._live()
+        return any(
+            self.amounts[target.source] > self._level(target) for target in self.targets if target.source in live
+        )
+
+    def bring(self) -> None:
         """Book what is missing: first what goes, so that there is room for what comes."""
-        live = self._live(ever_granted)
+        live = self._live()
         wanted = {source: left if source in live else 0 for source, left in self._wanted().items()}
         growing = [target for target in self.targets if target.source in live and self._growth(target) > 0]
         moved = self._take(live, wanted, {target.source for target in growing})
@@ -394,12 +405,12 @@ class _Work:
         lot = self.lots.get(target.source)
         return lot.sums[kind] if lot else 0
 
-    def _live(self, ever_granted: Collection[str | None]) -> set[str]:
+    def _live(self) -> set[str]:
         """Return the sources that have not ended: by their expiry, or because "a later stretch's grant is booked"."""
         booked: dict[str, datetime] = {}
         for target in self.targets:
             stretch = target.stretch
-            is_booked = target.source in ever_granted or self._level(target) > 0
+            is_booked = target.source in self.ever_granted or self._level(target) > 0
             if stretch is not None and target.amount > 0 and is_booked:
                 booked[stretch.subscription_id] = max(stretch.start, booked.get(stretch.subscription_id, stretch.start))
         return {target.source for target in self.targets if not self._is_over(target) and not _is_reset(target, booked)}

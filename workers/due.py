@@ -20,11 +20,13 @@ AGAIN_MINUTES = 10
 
 
 def decide_all_due(engine: Engine, settings: Settings, stopping: threading.Event, *, seconds: float = 10.0) -> int:
-    """Decide who is due, a slice at a time, for about `seconds` at most; returns how many.
+    """Decide who is due, a slice at a time, for about `seconds` at most; returns how many: nobody while that is paused.
 
     If a slice fails, its users are decided one by one; whom that fails too is logged and tried again ten minutes later.
     Raises SQLAlchemy's error if PostgreSQL is away.
     """
+    if "processing" in settings.pause:
+        return 0
     end = time.monotonic() + seconds
     total = 0
     while not stopping.is_set() and time.monotonic() < end:

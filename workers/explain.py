@@ -53,7 +53,7 @@ def explain(connection: Connection, settings: Settings, user_id: str) -> Json | 
         | {"tokens": money.plan.tokens, "tokens_expires_at": money.plan.tokens_expires_at},
         "reasons": decision.reasons,
         "rules": _rules(settings),
-        "customers": _customers(connection, settings, user_id),
+        "customers": _customers(connection, settings, user_id, owners),
         "subscriptions": _subscriptions(connection, facts, user.now),
         "overrides": _overrides(connection, overrides, user.now),
         "tokens": money.told(),
@@ -100,12 +100,13 @@ _BY_HAND = """
 """
 
 
-def _customers(connection: Connection, settings: Settings, user_id: str) -> list[Json]:
-    """Customers that are this user's, or that some evidence gives to them; with what decided and what contradicts."""
+def _customers(connection: Connection, settings: Settings, user_id: str, owned: Collection[str]) -> list[Json]:
+    """Customers that are this user's (`owned`), or that some evidence gives to them; what decides, what contradicts."""
     links = look(connection, settings, user_id)
-    ids = sorted(
+    named = {
         one for one, link in links.items() if user_id in {link.owner_id, *(claim.user_id for claim in link.conflicts)}
-    )
+    }
+    ids = sorted(named | set(owned))
     by_hand: dict[str, list[Json]] = defaultdict(list)
     for row in _rows(connection, _BY_HAND, ids=ids):
         by_hand[row.pop("stripe_customer_id")].append(row)

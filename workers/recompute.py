@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -22,6 +22,8 @@ from workers.link import link, own_rows
 
 # Users of one transaction: so that locks are held for moments, and a front end waits no longer.
 SLICE = 500
+# While grants are paused (DUES_PAUSE), whoever waits for one is looked at again so often.
+PAUSED = timedelta(minutes=5)
 
 
 def decide(
@@ -52,15 +54,16 @@ def decide(
     bookkeeping.own_guests_payments(connection, money)
     if not settings.shadow:
         plans = _bring_tokens(connection, settings, people, money, decisions, moment)
-        decisions = {user: _until_expiry(decision, plans[user]) for user, decision in decisions.items()}
+        again = moment + PAUSED if "grants" in settings.pause else None
+        decisions = {user: _until_due(decision, plans[user], again) for user, decision in decisions.items()}
         _write(connection, people, decisions, plans)
     return decisions
 
 
-def _until_expiry(decision: entitlements.Decision, plan: balance.Plan) -> entitlements.Decision:
-    """The decision with its next moment, if tokens expire before that."""
-    moments = [at for at in (decision.next_change_at, plan.tokens_expires_at) if at is not None]
-    return replace(decision, next_change_at=min(moments, default=None))
+def _until_due(decision: entitlements.Decision, plan: balance.Plan, again: datetime | None) -> entitlements.Decision:
+    """The decision with its next moment, if tokens expire before that, or are withheld until grants go on."""
+    moments = [decision.next_change_at, plan.tokens_expires_at, again if plan.withheld else None]
+    return replace(decision, next_change_at=min((at for at in moments if at is not None), default=None))
 
 
 def _bring_tokens(

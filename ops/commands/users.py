@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 import click
@@ -53,6 +54,26 @@ def _print_things(title: str, heads: tuple[str, ...], things: list[dict[str, Any
     click.echo(f"\n{name}" if things else f"\n{name}: none")
     if things:
         console.print_table([[thing[head] for head in heads] for thing in things], heads, indent="  ")
+
+
+@command.command(epilog="Example: dues users explain ada@example.com")
+@click.argument("id_or_email", metavar="ID|EMAIL")
+@console.as_json
+def explain(*, id_or_email: str, as_json: bool) -> None:
+    """Explain a user's role, status and tokens.
+
+    Every input and rule that had a say, and what waits. Exit 1 if something waits.
+    """
+    from ops import explaining
+
+    with console.database("users") as database:
+        told = explaining.explain(database.engine, database.settings, id_or_email)
+    if as_json:
+        console.print_json(told)
+    else:
+        for line in explaining.in_words(told):
+            click.echo(console.printable(line))
+    sys.exit(1 if told["waiting"] else 0)
 
 
 REASON = click.option("--reason", help="Why, for the record.")

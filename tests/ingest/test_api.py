@@ -22,6 +22,7 @@ from models.settings import Settings, read_settings
 from simulator.calendar import DAY, HOUR
 from simulator.render import render_event
 from simulator.state import Stripe
+from tests.ingest.conftest import application
 from tests.ingest.serving import TOKEN, settings_of
 from tests.support import eventually, free_port
 from tests.workers.world import World, world
@@ -105,13 +106,16 @@ def subscribe(here: World, id: str, **columns: Any) -> None:
 
 # --- who may ask ------------------------------------------------------------------------------------------------------
 
-PATHS = ["/api/users/x", "/api/users?email=x", "/api/users/x/payments", "/api/products", "/api/users/x/tokens/spend"]
+PATHS = [
+    *(f"/api/users/x/{part}" for part in ("payments", "explain", "sync", "tokens/spend")),
+    *("/api/users/x", "/api/users?email=x", "/api/products", "/api/openapi.json"),
+]
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_nobody_is_told_anything_without_a_token(path: str) -> None:
     app = create_app(Settings(stripe_webhook_secrets=("whsec_x",), api_tokens=("one", "two")))
-    method = "POST" if path.endswith("spend") else "GET"
+    method = "POST" if path.endswith(("spend", "sync")) else "GET"
     for header in ({}, {"Authorization": "Bearer three"}, {"Authorization": "Basic one"}, {"Authorization": "Bearer"}):
         answer = app.test_client().open(path, method=method, headers=header)
         assert answer.status_code == 401
@@ -518,6 +522,13 @@ def test_an_order_that_makes_no_sense_is_refused(app: Flask, here: World) -> Non
     assert post(app, b" " * 20_000).status_code == 413
     assert balance(here) == (10, 10)
     assert spend(app, 1.0, "💶" * 255) == (200, {"tokens": 9})
+
+
+@pytest.mark.parametrize("switch", ["grants", "processing", "repairs"])
+def test_spending_goes_on_whatever_is_paused(here: World, database_url: str, redis_db_url: str, switch: str) -> None:
+    give(here, 10)
+    with application(database_url, redis_db_url, DUES_PAUSE=switch) as app:
+        assert spend(app, 4) == (200, {"tokens": 6})
 
 
 def test_spends_that_race_never_overdraw_and_always_add_up(app: Flask, here: World, database_url: str) -> None:

@@ -232,3 +232,24 @@ def test_what_is_no_address_is_refused(dues: Dues, plain: psycopg.Connection, em
     assert answer.code == 2
     assert "is not an e-mail address" in answer.stderr
     assert plain.execute("SELECT FROM users").rowcount == 0
+
+
+def test_a_person_is_explained_in_words_and_exit_1_says_that_something_waits(
+    dues: Dues, plain: psycopg.Connection
+) -> None:
+    plain.execute(ADA)
+    answer = dues("users", "explain", "ada@example.com")
+    assert answer.code == 1
+    for line in (
+        "c1 is USER, ACTIVE, with 0 tokens",
+        "  sub_1 is active and gives PREMIUM by prod_1.",
+        "  cus_1 is nobody's",
+        "  comp by eve (not running): a prize",
+        "tokens: none",
+        "  decision: it is due and will be made within a minute",
+    ):
+        assert line in answer.stdout.splitlines()
+    plain.execute("UPDATE users SET next_change_at = NULL, membership_status = 'INACTIVE' WHERE id = 'c2'")
+    told = dues("users", "explain", "c2", "--json")
+    assert (told.json["id"], told.json["decided"]["role"]) == ("c2", "USER")
+    assert dues("users", "explain", "nobody").code == 2
