@@ -57,10 +57,14 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Claimed(Kept):
-    """An event that this process may try until its lease ends."""
+    """An event that this process may try until its lease ends.
+
+    If it `is_repeated`, a former try may have written what it says, and ended before it told anybody.
+    """
 
     attempts: int
     silent_ends: int
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,8 @@ _CLAIM = text(
             ELSE 'silent end ' || 1 + coalesce(substring(e.error FROM '^silent end ([0-9]+)$')::integer, 0) END
     FROM waiting WHERE e.id = waiting.id
     RETURNING e.id, e.type, e.payload, e.livemode, e.account, e.attempts,
-        coalesce(substring(e.error FROM '^silent end ([0-9]+)$')::integer, 0) AS silent_ends
+        coalesce(substring(e.error FROM '^silent end ([0-9]+)$')::integer, 0) AS silent_ends,
+        e.attempts > 1 OR e.reason IS NOT DISTINCT FROM 'replayed' AS is_repeated
     """,
 )
 
@@ -206,7 +211,10 @@ def give_back(connection: Connection, token: str, ids: Collection[str], *, tried
 
 def hand_over(connection: Connection, token: str, ids: Collection[str], lane: Lane) -> set[str]:
     """Leave claimed events to whoever serves another lane, untried; returns those that were still ours."""
-    changes = "lane = :lane, attempts = 0, due_at = clock_timestamp(), claim = NULL, reason = NULL, error = NULL"
+    changes = (
+        "lane = :lane, attempts = 0, due_at = clock_timestamp(), claim = NULL, error = NULL,"
+        " reason = CASE WHEN reason = 'replayed' THEN reason END"
+    )
     return _change(connection, token, ids, changes, lane=lane)
 
 

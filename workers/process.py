@@ -7,6 +7,7 @@ them, and every step can be repeated. Why the steps are separate transactions st
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -143,7 +144,7 @@ class Road:
             if error is None:
                 return
             logger.warning("a list of %d failed, trying its events alone: %s", len(claim.events), describe(error))
-        rest = list(claim.events)
+        rest = [dataclasses.replace(event, is_repeated=event.is_repeated or as_list) for event in claim.events]
         try:
             while rest and not self.stopping.is_set() and not self.is_paused:
                 self._try_alone(claim, rest.pop(0), counts)
@@ -275,8 +276,7 @@ class Road:
             must_ring = bool(self.settings.stripe_api_key) and asking.ask_for_ends(connection, read)
             ledger.finish(connection, claim.token, ids, ledger.Ending("processed"), self.version)
 
-        # A former try may have written, and ended before it told anybody.
-        again = {event.id for event in events if event.attempts > 1}
+        again = {event.id for event in events if event.is_repeated}
         self._take(read, with_write=refuse, finish=finish, assume_changed=again)
         if must_ring:
             self.ring("api")
@@ -465,7 +465,7 @@ class Road:
             self._take(
                 [one for one in question.answers.values() if self._is_ours(one)],
                 finish=lambda connection: ledger.finish(connection, claim.token, [event.id], ending, self.version),
-                assume_changed={snapshots.API} if event.attempts > 1 else (),
+                assume_changed={snapshots.API} if event.is_repeated else (),
                 cause=event.id,
             )
         return ending.status

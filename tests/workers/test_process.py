@@ -24,6 +24,7 @@ from simulator.versions import ACACIA, ENDIVE
 from tests.workers.world import FIXTURES, Event, World, event, fixture, thing, world
 from workers import process, snapshots
 from workers.handlers import BY_EVENT_TYPE
+from workers.link import UnsettledError
 from workers.process import ConnectionLostError, describe
 from workers.recompute import decide_due
 
@@ -446,6 +447,60 @@ def test_an_event_that_fails_unexpectedly_harms_only_itself_and_dies_after_three
     assert "test_process.py" in row.error
     assert "secret" not in row.error
     assert row.code_version == here.road.version
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Let LINK or DECIDE fail once, for a reason that passes, after WRITE has committed."""
+    real, calls = getattr(process, step), itertools.count()
+
+    def flaky(*given: Any, **keywords: Any) -> Any:
+        if next(calls) == 0:
+            raise UnsettledError("evidence kept changing")
+        return real(*given, **keywords)
+
+    monkeypatch.setattr(process, step, flaky)
+
+
+def test_a_list_that_failed_after_it_had_written_still_links_its_customers(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.users(USER)
+    failing_once(monkeypatch, "link")
+    here.feed_as_list(story())
+    assert here.statuses() == {"processed": 5}
+    assert here.one("SELECT user_id FROM stripe_customers").user_id == USER
+    assert here.one("SELECT role::text FROM users").role == "PREMIUM"
+
+
+def test_a_list_that_failed_after_it_had_written_still_reaches_the_subscribers(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.users(USER)
+    here.feed(*story())
+    failing_once(monkeypatch, "decide")
+    metadata = {**thing("product.created")["metadata"], "role": "USER"}
+    changed = event(thing("product.created", metadata=metadata), "product.updated", NOON + 5)
+    other = event(thing("product.created", id="prod_other"), "product.created", NOON + 5)
+    here.feed_as_list([changed, other])
+    assert here.one("SELECT role::text FROM users").role == "USER"
+
+
+def test_a_replay_of_what_died_after_it_had_written_links_its_customer(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.users(USER)
+    with monkeypatch.context() as broken:
+        broken.setattr(process, "link", lambda *_, **__: next(iter(())))
+        here.feed(subscription_of(USER, "1"))
+        for _ in range(2):
+            here.execute("UPDATE stripe_events SET due_at = now()")
+            here.road.process("live")
+    assert here.statuses() == {"dead": 1}
+    with here.engine.begin() as connection:
+        ledger.replay(connection, [row.id for row in here.execute("SELECT id FROM stripe_events")])
+    here.road.process("bulk")
+    assert here.statuses() == {"processed": 1}
+    assert here.one("SELECT role::text FROM users").role == "PREMIUM"
 
 
 def test_a_mended_handler_and_a_replay_bring_a_dead_event_back(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
