@@ -79,6 +79,11 @@ def test_five_events_make_a_premium_user(here: World) -> None:
     assert here.statuses() == {"processed": 5}
 
 
+def test_each_event_type_that_is_handled_has_a_fixture() -> None:
+    recorded = {path.stem.partition("__")[0] for path in FIXTURES.glob("*.json")}
+    assert sorted(set(BY_EVENT_TYPE) - recorded) == []
+
+
 def test_every_recorded_event_ends_with_a_reason(here: World) -> None:
     here.users(USER)
     names = sorted(path.stem for path in FIXTURES.glob("*.json"))
