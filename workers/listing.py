@@ -27,7 +27,8 @@ class Place:
     """How far a list has been read. `began` is Stripe's time at its first page, all times are Unix seconds.
 
     `boundary` is when the last object read was created and `at_boundary` the ids of all that were created in that
-    second: the next page may hold more of them. `money` is what the objects add up to: `{currency: {column: sum}}`.
+    second: the next page may hold more of them. Once the list `is_read` to its end, what is `absent` from it is asked
+    for. `money` is what the objects add up to: `{currency: {column: sum}}`.
     """
 
     after: str | None = None
@@ -35,6 +36,7 @@ class Place:
     boundary: int | None = None
     at_boundary: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
+    is_read: bool = False
     money: drift.Totals = field(default_factory=dict)
 
 

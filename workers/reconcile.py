@@ -151,7 +151,7 @@ def _fail(tools: Tools, run: sync_runs.Run, error: StripeApiError) -> None:
 
 def findings(counts: Counts) -> bool:
     """Whether a run has found anything."""
-    return bool(counts.keys() & {"missed", "drift", "money", "people", "gap_days", "unreadable"})
+    return bool(counts.keys() & {"missed", "drift", "money", "people", "gap_days", "unreadable", "refused"})
 
 
 # --- where a run begins -----------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def _open(tools: Tools, order: Order, counts: Counts, *, since: int | None = Non
     if is_gap and heard is not None:
         counts["gap_days"] = (now - heard) // 86400
         logger.warning("reconcile: nothing was heard for %d days, and Stripe keeps events for 30", counts["gap_days"])
-        if order.repairs and "repairs" not in tools.road.settings.pause:
+        if order.repairs and not tools.road.settings.pause & {"repairs", "processing"}:
             tools.resync()
     begin = now - missed.RETENTION_SECONDS
     if last is not None:

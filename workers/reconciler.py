@@ -17,9 +17,11 @@ from workers.handlers import BY_OBJECT_TYPE, HANDLERS
 from workers.process import Road
 from workers.shapes import Handler, Snapshot
 from workers.snapshots import gone
-from workers.stripe_api import NotFoundError, Page, StripeApi
+from workers.stripe_api import NotFoundError, Page, RefusedError, StripeApi
 
 PAGE = 100
+# So many objects one by one take as long as a step may.
+ASKED_AT_ONCE = 10
 EXAMPLES = 20
 EVENTS, PEOPLE = "event", "people"
 # In the order in which they are read: parents first.
@@ -91,7 +93,7 @@ class Reconciler:
 
     @property
     def _repairs(self) -> bool:
-        return self.order.repairs and "repairs" not in self.road.settings.pause
+        return self.order.repairs and not self.road.settings.pause & {"repairs", "processing"}
 
     def _step(self, name: str) -> None:
         if name == EVENTS:
@@ -100,7 +102,7 @@ class Reconciler:
             self._people()
             self._next()
         else:
-            self._list(BY_OBJECT_TYPE[name])
+            self._objects(BY_OBJECT_TYPE[name])
 
     def _next(self) -> None:
         self.state.lists.pop(0)
@@ -134,10 +136,30 @@ class Reconciler:
 
     # --- drift ---
 
+    def _objects(self, handler: Handler) -> None:
+        place = self.state.place
+        if place.is_read:
+            self._gone(handler, [place.absent.pop() for _ in range(min(ASKED_AT_ONCE, len(place.absent)))])
+        else:
+            self._list(handler)
+        if place is self.state.place and place.is_read and not place.absent:
+            self._compare_money(handler)
+            self._next()
+
     def _list(self, handler: Handler) -> None:
         state, place = self.state, self.state.place
         since = state.created_since
-        page = self._page(handler.object_type, since)
+        try:
+            page = self._page(handler.object_type, since)
+        except NotFoundError:
+            # The object that it was to be read on from has been deleted meanwhile.
+            state.place = listing.Place()
+            return
+        except RefusedError:
+            # A restricted key may not be allowed to list everything; what it may is compared all the same.
+            self.counts.setdefault("refused", []).append(handler.object_type)
+            self._next()
+            return
         place.began = page.as_of if place.began is None else place.began
         if page.objects and state.livemode is None:
             state.livemode = page.objects[0].get("livemode")
@@ -150,10 +172,11 @@ class Reconciler:
         listing.add_up(handler, place, snapshots)
         self._count("unreadable", unreadable)
         self._drift(handler, differing)
-        if not page.has_more:
-            self._gone(handler)
-            self._compare_money(handler)
-            self._next()
+        place.is_read = not page.has_more
+        if place.is_read and len(place.absent) > listing.MANY_ABSENT:
+            self._count_drift(handler, "unlisted", len(place.absent))
+            self._show("unlisted", place.absent)
+            place.absent.clear()
 
     def _drift(self, handler: Handler, differing: Sequence[tuple[Snapshot, drift.Difference]]) -> None:
         for _, one in differing:
@@ -163,13 +186,8 @@ class Reconciler:
         self._show("drift", [one.id for _, one in differing])
         self._repair([one for one, _ in differing])
 
-    def _gone(self, handler: Handler) -> None:
+    def _gone(self, handler: Handler, absent: Sequence[str]) -> None:
         """Ask for what was absent from the whole list; what Stripe says is deleted, is."""
-        absent = self.state.place.absent
-        if len(absent) > listing.MANY_ABSENT:
-            self._count_drift(handler, "unlisted", len(absent))
-            self._show("unlisted", absent)
-            return
         for object_id in absent:
             try:
                 if self.stripe.retrieve(handler.object_type, object_id).object.get("deleted") is not True:

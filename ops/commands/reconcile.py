@@ -67,6 +67,8 @@ def _tell(counts: dict[str, Any], *, dry_run: bool) -> None:
     for name, say in SENTENCES.items():
         if counts.get(name):
             click.echo(say.format(n=counts[name], then=then))
+    if counts.get("refused"):
+        click.echo(f"the key may not list: {', '.join(counts['refused'])}")
     for table, found in counts.get("drift", {}).items():
         click.echo(f"{table}: {', '.join(f'{n} {name}' for name, n in found.items())}")
     if counts.get("repaired"):

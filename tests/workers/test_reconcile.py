@@ -78,17 +78,20 @@ def test_a_fifth_of_all_deliveries_lost_is_made_good_byte_by_byte(here: World, p
     assert sums(here) == whole[1]
 
 
-def test_lost_in_an_outage_of_forty_days_comes_back_from_the_lists(here: World) -> None:
-    stripe = history(4, customers=4, months=3)
-    here.users(*(user.id for user in people(4, 4)))
+@pytest.mark.parametrize("days", [3, 40])
+def test_what_was_lost_in_an_outage_comes_back(here: World, days: int) -> None:
+    stripe = history(6, customers=4, months=3)
+    here.users(*(user.id for user in people(6, 4)))
     told(here, stripe)
     whole = here.rows(), sums(here)
     here.empty()
-    here.users(*(user.id for user in people(4, 4)))
-    here.feed_as_list(render_event(one) for one in stripe.events if one.created < stripe.now - 40 * DAY)
+    here.users(*(user.id for user in people(6, 4)))
+    here.feed_as_list(render_event(one) for one in stripe.events if one.created < stripe.now - days * DAY)
     counts = reconciled(here, stripe)
     assert counts["missed"] > 0
-    assert "missing" in counts["drift"]["payment_history"]
+    # What Stripe has forgotten by now comes from its lists.
+    assert ("missing" in counts.get("drift", {}).get("payment_history", {})) is (days > 30)
+    assert (counts.get("gap_days", 0) >= days) is (days > 30)
     for table, rows in here.rows().items():
         assert rows == whole[0][table], table
     assert sums(here) == whole[1]
@@ -281,17 +284,59 @@ def test_a_run_whose_maker_died_is_continued_where_it_stood(here: World, past: S
     assert runs(here) == [("done", True)]
 
 
-def test_while_stripe_is_away_a_run_waits_and_a_wrong_key_ends_it(here: World, past: Stripe) -> None:
+def test_a_list_that_the_key_may_not_read_is_named_and_the_others_are_compared(here: World, past: Stripe) -> None:
+    told(here, past)
+    planted(here)
+    with asking(here, past) as (door, server):
+        server.faults = Faults([Rule(fault=Fault(error=ApiError(403, "no")), route="GET /v1/prices")])
+        counts = by_hand(tools(here, door), Order())
+    assert counts["refused"] == ["price"]
+    assert {"stripe_products", "stripe_charges"} < counts["drift"].keys()
+    assert "stripe_prices" not in counts["drift"]
+
+
+def test_a_list_whose_place_was_deleted_meanwhile_is_read_anew(
+    here: World, past: Stripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(here, past)
+    planted(here)
+    monkeypatch.setattr("workers.reconciler.PAGE", 1)
+    no_such_cursor = Fault(error=ApiError(400, "No such product", code="resource_missing"))
+    with asking(here, past) as (door, server):
+        server.faults = Faults([Rule(fault=no_such_cursor, route="GET /v1/products", next_pages=True, times=1)])
+        counts = by_hand(tools(here, door), Order(repairs=False))
+        assert server.counts["GET /v1/products"] == len(past.products) + 2
+    assert "stripe_charges" in counts["drift"]
+
+
+def test_more_absent_rows_than_anybody_deletes_are_left_for_a_person(
+    here: World, past: Stripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(here, past)
+    here.execute(
+        "INSERT INTO stripe_customers (id, created, as_of, source, livemode)"
+        " SELECT 'cus_gone_' || n, created, created, 'evt_x', false FROM generate_series(1, 12) n,"
+        " (SELECT min(created) AS created FROM stripe_customers) c"
+    )
+    before = here.rows()
+    monkeypatch.setattr("workers.listing.MANY_ABSENT", 11)
+    assert reconciled(here, past)["drift"] == {"stripe_customers": {"unlisted": 12}}
+    assert here.rows() == before
+    monkeypatch.setattr("workers.listing.MANY_ABSENT", 12)
+    assert reconciled(here, past)["drift"] == {"stripe_customers": {"deleted": 12}}
+
+
+def test_while_stripe_is_away_a_run_waits_and_a_refusal_ends_it(here: World, past: Stripe) -> None:
     told(here, past)
     with asking(here, past) as (door, server):
         server.faults = Faults([Rule(fault=server_error(), route="GET /v1/prices")])
         while of_beat(tools(here, door), seconds=0):
             pass
         assert [status for status, _ in runs(here)] == ["running"]
-        server.faults = Faults([Rule(fault=Fault(error=ApiError(401, "no")), route="GET /v1/prices")])
+        server.faults = Faults([Rule(fault=Fault(error=ApiError(400, "no")), route="GET /v1/prices")])
         assert not of_beat(tools(here, door))
     assert [status for status, _ in runs(here)] == ["failed"]
-    assert "Authentication" in here.one("SELECT error FROM sync_runs").error
+    assert here.one("SELECT error FROM sync_runs").error.startswith("GET /v1/prices: InvalidRequestError 400")
 
 
 def test_the_next_hour_looks_at_the_events_since_and_leaves_the_lists_for_a_day(here: World, past: Stripe) -> None:
