@@ -11,7 +11,7 @@ from email.utils import formatdate
 from urllib.parse import unquote
 
 from simulator.api import endpoints, errors, parameters, reading, thin
-from simulator.api.call import Call, Handler, Json
+from simulator.api.call import Call, Json
 from simulator.api.errors import ApiError
 from simulator.ids import token
 from simulator.state import Stripe
@@ -101,4 +101,4 @@ def _pattern(route: str) -> re.Pattern[str]:
     return re.compile(re.escape(route).replace(":id", "([^/]+)"))
 
 
-__all__ = ["KEY", "Answer", "Api", "ApiError", "Handler", "Request"]
+__all__ = ["KEY", "Answer", "Api", "ApiError", "Request"]

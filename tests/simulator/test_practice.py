@@ -1,5 +1,6 @@
 """`python -m simulator serve`: an API to ask and a receiver that is told, until somebody stops it."""
 
+import contextlib
 import io
 import json
 import threading
@@ -88,16 +89,24 @@ def test_what_was_not_accepted_ends_with_1_and_says_how_to_repeat_it() -> None:
     assert told.endswith(f"This repeats it: --seed 7 --clock {CLOCK}\n")
 
 
-def test_it_serves_on_and_lives_on_until_it_is_stopped(endpoint: Endpoint) -> None:
+@contextlib.contextmanager
+def practising(**options: Any) -> Iterator[library.StripeClient]:
+    """A client of a practice that serves on, and is stopped at the end."""
     out, stop, port = io.StringIO(), threading.Event(), free_port()
-    options = wish(port=port, url=endpoint.url, months=1, seed=4)
-    practice = threading.Thread(target=practise, args=(options, out, stop))
+    practice = threading.Thread(target=practise, args=(wish(port=port, **options), out, stop))
     practice.start()
     try:
         while "Serving until Ctrl-C." not in out.getvalue():
             assert practice.is_alive()
             time.sleep(0.02)
-        client = library.StripeClient(KEY, base_addresses={"api": f"http://127.0.0.1:{port}"})
+        yield library.StripeClient(KEY, base_addresses={"api": f"http://127.0.0.1:{port}"})
+    finally:
+        stop.set()
+        practice.join(10)
+
+
+def test_it_serves_on_and_lives_on_until_it_is_stopped(endpoint: Endpoint) -> None:
+    with practising(url=endpoint.url, months=1, seed=4) as client:
         (found,) = client.v1.webhook_endpoints.list()
         assert found.url == endpoint.url
         newest = client.v1.events.list().data[0]
@@ -105,22 +114,19 @@ def test_it_serves_on_and_lives_on_until_it_is_stopped(endpoint: Endpoint) -> No
         assert newest.id in {event["id"] for event in endpoint.accepted}
         made = client.v1.webhook_endpoints.create({"url": endpoint.url, "enabled_events": ["*"]})
         assert abs(made.created - time.time()) < 60
-    finally:
-        stop.set()
-        practice.join(10)
     with pytest.raises(library.APIConnectionError):
         client.v1.products.list()
 
 
+def test_a_clock_that_was_set_stands_still_while_it_serves_on() -> None:
+    with practising(clock=int(CLOCK), months=1) as client:
+        time.sleep(1.2)
+        made = client.v1.webhook_endpoints.create({"url": "https://example.com", "enabled_events": ["*"]})
+        assert made.created == int(CLOCK) + 30 * DAY
+
+
 def test_the_api_of_a_bad_day_goes_wrong_now_and_then() -> None:
-    out, stop, port = io.StringIO(), threading.Event(), free_port()
-    practice = threading.Thread(target=practise, args=(wish(port=port, months=1, bad_day=1.0), out, stop))
-    practice.start()
-    try:
-        while "Serving" not in out.getvalue():
-            assert practice.is_alive()
-            time.sleep(0.02)
-        client = library.StripeClient(KEY, base_addresses={"api": f"http://127.0.0.1:{port}"})
+    with practising(months=1, bad_day=1.0) as client:
         outcomes = []
         for _ in range(20):
             try:
@@ -128,9 +134,6 @@ def test_the_api_of_a_bad_day_goes_wrong_now_and_then() -> None:
                 outcomes.append("fine")
             except library.StripeError as error:
                 outcomes.append(type(error).__name__)
-    finally:
-        stop.set()
-        practice.join(10)
     assert {"RateLimitError", "APIError", "APIConnectionError"} <= set(outcomes)
 
 
