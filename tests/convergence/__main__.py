@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -24,9 +25,8 @@ from sqlalchemy import make_url
 
 from ops.embedded import EmbeddedPostgres
 from tests.conftest import migrate, new_database, scratch_folder
-from tests.convergence.compare import Difference, judge
-from tests.convergence.rounds import make_round, midnight
-from tests.convergence.site import Site
+from tests.convergence.proving import Template, prove
+from tests.convergence.rounds import midnight
 from tests.support import ROOT
 
 STATE = ROOT / ".prove" / "state.json"
@@ -34,7 +34,6 @@ STATE = ROOT / ".prove" / "state.json"
 REPORT = ROOT / "docs" / "proof.md"
 # Rounds for which one pair of databases is used, so that their tables stay of a size with which tests are quick.
 SHIFT = 25
-SHOWN = 12
 
 
 def main() -> int:
@@ -45,60 +44,21 @@ def main() -> int:
     parser.add_argument("--clock", type=int, default=midnight(), help="when its histories end, in Unix seconds")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
-    with _template() as template:
+    with a_template() as template:
         if options.round is not None:
-            return _say(prove(template, [options.round], options.clock))
+            return _say(prove(template, [options.round], options.clock, until=math.inf))
         return _prove_for(options.minutes * 60, template, options.clock, options.processes)
 
 
-def prove(template: str, rounds: list[int], clock: int) -> tuple[Counter[str], list[str]]:
-    """Deliver some rounds to two new sites; what was counted, and a text for each round that disagreed."""
-    counts: Counter[str] = Counter()
-    failures = []
-    with ExitStack() as stack:
-        sites = []
-        for _ in range(2):
-            url = stack.enter_context(new_database(template, str(make_url(template).database)))
-            sites.append(Site(url))
-            stack.callback(sites[-1].engine.dispose)
-        in_order, at_random = sites
-        for number in rounds:
-            one = make_round(number, clock)
-            try:
-                in_order.deliver_in_order(one)
-                at_random.deliver_at_random(one)
-                verdict = judge(one, in_order, at_random)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the round that led to it is to be named
-                failures.append(_failure(number, clock, [f"{type(error).__name__}: {error}"]))
-                continue
-            counts.update(rounds=1, histories=len(one.pasts), events=len(one.events), rows=verdict.rows)
-            counts.update(contested=verdict.contested, boundaries=verdict.at_a_boundary)
-            if verdict.differences:
-                failures.append(_failure(number, clock, smallest(verdict.differences)))
-    return counts, failures
-
-
-def smallest(differences: list[Difference]) -> list[str]:
-    """The differences that say most: mirrored rows before what was derived from them."""
-    derived = ("users", "token_ledger")
-    ordered = sorted(differences, key=lambda one: (one.table in derived, one.table, one.id))
-    rest = len(ordered) - SHOWN
-    return [*map(str, ordered[:SHOWN]), *([f"… and {rest} more"] if rest > 0 else [])]
-
-
-def _failure(number: int, clock: int, lines: list[str]) -> str:
-    again = f"python -m tests.convergence --round {number} --clock {clock}"
-    return "\n  ".join([f"FAILED round {number} (again: {again})", *lines])
-
-
-def _prove_for(seconds: float, template: str, clock: int, processes: int) -> int:
-    begin, state, failed = time.monotonic(), _read_state(), False
+def _prove_for(seconds: float, template: Template, clock: int, processes: int) -> int:
+    begin, state, failed = time.time(), _read_state(), False
+    end = begin + seconds
     number = state["next_round"]
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         shifts: set[Future[Any]] = set()
         while True:
-            while len(shifts) < processes and not failed and time.monotonic() - begin < seconds:
-                shifts.add(pool.submit(prove, template, list(range(number, number + SHIFT)), clock))
+            while len(shifts) < processes and not failed and time.time() < end:
+                shifts.add(pool.submit(prove, template, list(range(number, number + SHIFT)), clock, until=end))
                 number += SHIFT
             if not shifts:
                 break
@@ -108,7 +68,7 @@ def _prove_for(seconds: float, template: str, clock: int, processes: int) -> int
                 state.update(shift.result()[0])
                 state["next_round"] = max(state["next_round"], number)
                 _write_state(state)
-    took = (time.monotonic() - begin) / 60
+    took = (time.time() - begin) / 60
     print(f"in {took:.1f} minutes; all in all {state['histories']} histories, {state['events']} events")
     return int(failed)
 
@@ -121,7 +81,7 @@ def _say(result: tuple[Counter[str], list[str]]) -> int:
 
 
 @contextmanager
-def _template() -> Iterator[str]:
+def a_template() -> Iterator[Template]:
     """A migrated database to be copied, on `$DATABASE_URL`'s server or on one that is thrown away at the end."""
     with ExitStack() as stack:
         given = os.environ.get("DATABASE_URL")
@@ -131,7 +91,7 @@ def _template() -> Iterator[str]:
             server = stack.enter_context(EmbeddedPostgres(scratch_folder(), port=0, throwaway=True)).url
         url = stack.enter_context(new_database(server))
         migrate(url)
-        yield url
+        yield server, str(make_url(url).database)
 
 
 def _read_state() -> Counter[str]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from tests.convergence.naive.books import Books, facts_of
 from tests.convergence.rounds import Round
 from tests.convergence.site import Rows, Site
-from tests.convergence.truth import last_words, truth
+from tests.convergence.truth import is_gone, last_words, truth
 from tests.workers.world import NOT_COMPARED
 
 NAIVE_SETTINGS: Final = {
@@ -74,8 +74,8 @@ def against_each_other(left: Rows, right: Rows) -> Iterator[Difference]:
 def against_truth(one: Round, rows: Rows) -> Iterator[Difference]:
     """What Stripe last said of each object, unless Stripe's own data leave that open."""
     for past in one.pasts:
-        for id, thing in last_words(past.events).items():
-            found = truth(thing)
+        for id, event in last_words(past.events).items():
+            found = truth(event.object)
             if found is None:
                 continue
             table, expected = found
@@ -83,8 +83,8 @@ def against_truth(one: Round, rows: Rows) -> Iterator[Difference]:
             if row is None:
                 yield Difference("truth", table, id, "id", id, None)
             elif not row["contested"]:
-                got = {name: row[name] for name in expected}
-                yield from _pairs("truth", table, {id: expected}, {id: got})
+                got = {name: row[name] for name in expected} | {"is gone": row["deleted_at"] is not None}
+                yield from _pairs("truth", table, {id: {**expected, "is gone": is_gone(event)}}, {id: got})
 
 
 class Naive:

@@ -66,7 +66,7 @@ def make_round(number: int, clock: int, *, histories: int = HISTORIES) -> Round:
     chance = Random(f"round {number}")
     pasts, users = [], []
     for seed in range(number * HISTORIES, number * HISTORIES + histories):
-        months, customers = chance.choice([1, 2, 3, 4]), chance.choice([1, 2, 3])
+        months, customers = chance.choice([1, 1, 2, 4]), chance.choice([1, 1, 2, 3])
         begin = clock - (months * 30 + chance.choice([0, 0, 0, 3, 20])) * DAY - chance.randrange(DAY)
         own = people(f"proof {seed}", customers)
         pasts.append(history(f"proof {seed}", customers, months, clock=begin, burst=chance.random() < 0.8, users=own))

@@ -12,12 +12,12 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from models import ledger
+from models import envelope, ledger
 from models.database import connect
 from models.settings import read_settings
 from models.upsert import LOCK_ORDER
+from simulator.envelope import body_of
 from tests.convergence.rounds import Round, SignUp
-from tests.workers.world import received
 from workers.process import Road
 from workers.recompute import decide_due
 
@@ -25,6 +25,8 @@ Row = dict[str, Any]
 Rows = dict[str, dict[str, Row]]
 # Of one round at most: what is still not finished then will never be.
 PATIENCE = 120.0
+# The lanes in which events arrive.
+DELIVERED: Sequence[ledger.Lane] = ("live", "bulk")
 # Events of a list; one by one is slow, and so is rarer.
 SIZES = (1, 3, 3, 20, 20, 200, 200, 1000)
 
@@ -36,9 +38,9 @@ class StuckError(AssertionError):
 class Site:
     """Stands for one installation; `since` is when the round that is compared began, by the database's clock."""
 
-    def __init__(self, database_url: str) -> None:
-        self.database_url = database_url
-        self.settings = read_settings({"DATABASE_URL": database_url, "DUES_POOL_SIZE": "4"})
+    def __init__(self, database_url: str, **environ: str) -> None:
+        self.environ = {"DATABASE_URL": database_url, "DUES_POOL_SIZE": "4", **environ}
+        self.settings = read_settings(self.environ)
         self.engine: Engine = connect(self.settings, application="site")
         self.since = self.now()
 
@@ -70,7 +72,7 @@ class Site:
         self.since, chance = self.now(), one.chance("delivery")
         with self.workers(chance, count=chance.choice([1, 2, 3]), sizes=SIZES, lanes=ledger.LANES):
             for portion in one.arrivals():
-                self.receive(portion, chance.choice(ledger.LANES))
+                self.receive(portion, chance.choice(DELIVERED))
             if chance.random() < 0.3:
                 again = [event["id"] for event in chance.sample(one.events, k=len(one.events) // 3)]
                 with self.engine.begin() as connection:
@@ -84,7 +86,7 @@ class Site:
                 if isinstance(post, SignUp):
                     self._sign_up(post)
                 else:
-                    ledger.record(connection, received(post, lane))
+                    ledger.record(connection, envelope.read(body_of(post), lane=lane))
 
     def _sign_up(self, one: SignUp) -> None:
         verified = "to_timestamp(0)" if one.is_verified else "NULL"
@@ -110,8 +112,7 @@ class Site:
         with ExitStack() as engines:
             threads = []
             for _ in range(count):
-                environ = {"DATABASE_URL": self.database_url, "DUES_LIST_SIZE": str(chance.choice(sizes))}
-                settings = read_settings({**environ, "DUES_POOL_SIZE": "2"})
+                settings = read_settings({**self.environ, "DUES_LIST_SIZE": str(chance.choice(sizes))})
                 engine = connect(settings, application="worker")
                 engines.callback(engine.dispose)
                 road = Road(engine, settings)

@@ -12,9 +12,14 @@ from simulator.objects import Event
 Values = dict[str, Any]
 
 
-def last_words(events: Iterable[Event]) -> dict[str, objects.Thing]:
-    """Each object by id as Stripe last told it; `events` are in their true order. A preview is no object."""
-    return {event.object.id: event.object for event in events if event.type != "invoice.upcoming"}
+def last_words(events: Iterable[Event]) -> dict[str, Event]:
+    """What Stripe last told of each object, by id; `events` are in their true order. A preview is no object."""
+    return {event.object.id: event for event in events if event.type != "invoice.upcoming"}
+
+
+def is_gone(event: Event) -> bool:
+    """Whether the event tells that its object is no more; a subscription that ends is still there."""
+    return event.type.endswith(".deleted") and event.type != "customer.subscription.deleted"
 
 
 def truth(thing: objects.Thing) -> tuple[str, Values] | None:
