@@ -82,6 +82,10 @@ MINUTES ?= 3
 prove: setup ## random histories in any order against the true one, the simulator and a naive computation (MINUTES=3)
 	@MINUTES=$(MINUTES) $(BIN)/python -m tests.convergence $(ARGS)
 
+.PHONY: mutants
+mutants: setup ## break Dues on purpose, one way at a time: each must be caught (long)
+	@$(BIN)/python -m tests.convergence.mutants $(ARGS)
+
 .PHONY: cases
 cases: setup ## run a folder of cases: DIR=tests/cases
 	@$(BIN)/python -m tests.cases "$(DIR)"

@@ -76,3 +76,18 @@ def test_decide_locks_all_subscriptions_before_any_payment(here: World) -> None:
         lock(writing, "payment_history", "pi_1", "NO KEY UPDATE")
     thread.join()
     assert here.one("SELECT user_id FROM payment_history").user_id == "u1"
+
+
+def test_no_user_is_locked_between_link_and_decide(here: World) -> None:
+    """DECIDE locks more users than LINK did: waiting with LINK's in hand, two lists could meet crosswise."""
+    here.users("u1")
+    reached = []
+
+    def look(step: str) -> None:
+        if step == "link":
+            reached.append(here.execute("SELECT id FROM users FOR UPDATE NOWAIT"))
+
+    here.road.checkpoint = look
+    here.feed(event(thing("customer.created", id="cus_1", metadata={"user_id": "u1"}), "customer.created", NOON))
+    assert reached == [[("u1",)]]
+    assert here.statuses() == {"processed": 1}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import psycopg
+import pytest
 import redis
 
 from ops.embedded import EmbeddedPostgres
@@ -39,6 +42,23 @@ def test_the_key_is_gone_once_a_worker_has_answered(database_url: str, redis_db_
         ring(redis_db_url)
         client.persist("dues:bell:live")
         eventually(lambda: client.exists("dues:bell:live") == 0)
+
+
+def test_whatever_is_stored_after_a_worker_has_claimed_rings_for_the_next(
+    redis_db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is deleted before the claim: were it there until later, this ring would be taken for the one before."""
+    from workers import tasks
+
+    bell = Bell(redis_db_url)
+    stored_late = SimpleNamespace(process=lambda _: ring(redis_db_url), stopping=threading.Event())
+    monkeypatch.setattr(tasks, "bell", lambda: bell)
+    monkeypatch.setattr(tasks, "road", lambda: stored_late)
+    ring(redis_db_url)
+    tasks.process_events("live")
+    bell.close()
+    with contextlib.closing(redis.Redis.from_url(redis_db_url)) as client:
+        assert client.llen("live\x06\x169") == 2
 
 
 def test_the_sweep_sends_one_message_to_each_lane_with_something_due(database_url: str, redis_db_url: str) -> None:
