@@ -129,7 +129,7 @@ _CLAIM = text(
     FROM waiting WHERE e.id = waiting.id
     RETURNING e.id, e.type, e.payload, e.livemode, e.account, e.attempts,
         coalesce(substring(e.error FROM '^silent end ([0-9]+)$')::integer, 0) AS silent_ends,
-        e.attempts > 1 OR e.reason IS NOT DISTINCT FROM 'replayed' AS is_repeated
+        e.attempts > 1 OR e.reason IS NOT NULL AS is_repeated
     """,
 )
 
@@ -203,10 +203,16 @@ def postpone(
     )
 
 
-def give_back(connection: Connection, token: str, ids: Collection[str], *, tried: bool) -> set[str]:
-    """Return claimed events at once; if they were not `tried`, as if they had never been claimed."""
-    changes = "due_at = clock_timestamp(), claim = NULL"
-    return _change(connection, token, ids, changes if tried else f"{changes}, attempts = attempts - 1")
+def give_back(
+    connection: Connection, token: str, ids: Collection[str], *, tried: bool, reason: str | None = None
+) -> set[str]:
+    """Return claimed events at once; if they were not `tried`, as if they had never been claimed.
+
+    A `reason` says that a try was made all the same, although it does not count.
+    """
+    changes = "due_at = clock_timestamp(), claim = NULL, reason = coalesce(:reason, reason)"
+    changes = changes if tried else f"{changes}, attempts = attempts - 1"
+    return _change(connection, token, ids, changes, reason=reason)
 
 
 def hand_over(connection: Connection, token: str, ids: Collection[str], lane: Lane) -> set[str]:

@@ -207,7 +207,8 @@ class Road:
             # A lost connection may be an event's work; that PostgreSQL could not note how a try ended is none's.
             is_lost = isinstance(error, ConnectionLostError)
             with self.engine.begin() as connection:
-                ledger.give_back(connection, claim.token, [event.id for event in claim.events], tried=is_lost)
+                ids = [event.id for event in claim.events]
+                ledger.give_back(connection, claim.token, ids, tried=is_lost, reason="transient")
         self._unsaid = None
 
     def _fail(self, claim: ledger.Claim, event: ledger.Claimed, error: Exception, counts: Counter[str]) -> None:

@@ -654,9 +654,9 @@ def full_disk(here: World, *tables: str) -> Iterator[None]:
     here.execute("DROP FUNCTION no_room CASCADE")
 
 
-@pytest.mark.parametrize(("events", "attempts", "reason"), [(1, 1, "transient"), (5, 0, None)])
+@pytest.mark.parametrize(("events", "attempts", "reason"), [(1, 1, "transient"), (5, 0, "transient")])
 def test_a_failure_that_the_disk_has_no_room_for_is_written_down_later(
-    here: World, monkeypatch: pytest.MonkeyPatch, events: int, attempts: int, reason: str | None
+    here: World, monkeypatch: pytest.MonkeyPatch, events: int, attempts: int, reason: str
 ) -> None:
     here.record(*(event(thing("customer.created", id=f"cus_{n}"), "customer.created", NOON) for n in range(events)))
     with here.engine.begin() as connection:
@@ -670,6 +670,23 @@ def test_a_failure_that_the_disk_has_no_room_for_is_written_down_later(
     here.road.process("live")
     rows = here.execute("SELECT attempts, reason, claim FROM stripe_events")
     assert {tuple(row) for row in rows} == {(attempts, reason, None)}
+
+
+def test_what_was_written_before_the_disk_was_full_is_linked_afterwards(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.users(USER)
+    here.record(*story())
+    with here.engine.begin() as connection:
+        claim = ledger.claim(connection, "live", size=5, lease=60)
+    with monkeypatch.context() as before, full_disk(here, "users", "stripe_events"):
+        before.setattr(process, "AGAIN", (0,))
+        before.setattr(process.Road, "_book", lambda *_: claim)
+        with pytest.raises(DBAPIError):
+            here.road.process("live")
+    assert here.one("SELECT count(*) FROM user_subscriptions").count == 1
+    assert here.road.process("live") == {"processed": 5}
+    assert here.one("SELECT role::text FROM users").role == "PREMIUM"
 
 
 def test_what_went_wrong_is_told_without_anybodys_data(here: World) -> None:
