@@ -6,17 +6,12 @@ time, however many beats; one that was killed is continued from its cursor.
 
 from __future__ import annotations
 
-import logging
 import threading
-
-from sqlalchemy import Engine
 
 from models import sync_runs
 from workers.mirroring import Mirroring
 from workers.process import Road
 from workers.stripe_api import StripeApi, StripeApiError
-
-logger = logging.getLogger(__name__)
 
 KIND = "catalog"
 LISTS = ("product", "price")
@@ -41,18 +36,8 @@ def sync(
             return None
         work = Mirroring.of(road, stripe, run, LISTS)
         try:
-            if work.go_on(stopping, seconds=seconds):
-                refused = ", ".join(work.place.refused)
-                _finish(road.engine, run, f"the API key may not list: {refused}" if refused else None)
+            work.go_on(stopping, seconds=seconds)
         except StripeApiError as error:
-            _finish(road.engine, run, str(error))
+            work.end(str(error))
             raise
         return run
-
-
-def _finish(engine: Engine, run: sync_runs.Run, error: str | None) -> None:
-    with engine.begin() as connection:
-        sync_runs.finish(connection, run, "failed" if error else "done", error)
-    run.cursor = None
-    if error:
-        logger.warning("%s: %s", KIND, error)

@@ -76,11 +76,28 @@ class Mirroring:
     @classmethod
     def of(cls, road: Road, stripe: StripeApi, run: sync_runs.Run, lists: tuple[str, ...]) -> Mirroring:
         """Go on with a run, or begin it with these lists."""
-        place = Place(list(lists)) if run.cursor is None else Place(**json.loads(run.cursor))
-        return cls(road, stripe, run, place)
+        return cls(road, stripe, run, place_of(run, lists))
 
     def go_on(self, stopping: threading.Event, *, seconds: float) -> bool:
-        """Read for about `seconds`; whether everything has been read. Raises StripeApiError."""
+        """Read for about `seconds`, and end the run if everything has been read; whether it has. Raises StripeApiError.
+
+        A list that the key may not read is left out, and the run fails at its end.
+        """
+        if not self._read(stopping, seconds):
+            return False
+        refused = ", ".join(self.place.refused)
+        self.end(f"the API key may not list: {refused}" if refused else None)
+        return True
+
+    def end(self, error: str | None = None) -> None:
+        """End the run, as failed if there is an error."""
+        with self.road.engine.begin() as connection:
+            sync_runs.finish(connection, self.run, "failed" if error else "done", error)
+        self.run.cursor = None
+        if error:
+            logger.warning("a run has failed: %s", error)
+
+    def _read(self, stopping: threading.Event, seconds: float) -> bool:
         end = time.monotonic() + seconds
         while self.place.lists:
             try:
@@ -165,6 +182,11 @@ class Mirroring:
         known = text(f"SELECT bool_or(id = ANY(:seen)) FROM {table} WHERE id = ANY(:ids) AND created_at < :since")
         parameters = {"seen": self.place.seen, "ids": self.place.seen + missing, "since": self.run.started_at}
         return connection.execute(known, parameters).scalar_one() is False
+
+
+def place_of(run: sync_runs.Run, lists: tuple[str, ...]) -> Place:
+    """Where a run stands."""
+    return Place(list(lists)) if run.cursor is None else Place(**json.loads(run.cursor))
 
 
 def read(page: Page) -> tuple[list[Snapshot], int]:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models import ledger
 from models.database import connect
-from workers import catalog, watchdog
+from workers import backfill, catalog, watchdog
 from workers.bell import PRIORITY, TASK, Bell
 from workers.catalog_version import CatalogVersion
 from workers.celery import app, settings
@@ -101,7 +101,7 @@ def reconcile() -> None:
     if not _has_key():
         return
     with _in_a_line("reconcile"):
-        if of_beat(Tools(road(), stripe())):
+        if of_beat(Tools(road(), stripe(), resync=lambda: backfill.request(road().engine))):
             reconcile.apply_async(queue="api")
 
 
@@ -130,3 +130,16 @@ def sync_catalog() -> None:
             sync_catalog.apply_async(queue="api")
         elif run:
             logger.info("sync_catalog: %s", json.dumps(run.counts))
+
+
+@app.task(name="backfill")
+def go_on_with_backfill() -> None:
+    """Make the next slice of a backfill, if one is under way."""
+    if not _has_key():
+        return
+    with _in_a_line("backfill"):
+        run = backfill.go_on(road(), stripe(), road().stopping)
+        if run and run.cursor is not None:
+            go_on_with_backfill.apply_async(queue="api")
+        elif run:
+            logger.info("backfill: %s", json.dumps(run.counts))
