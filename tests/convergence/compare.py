@@ -10,7 +10,7 @@ from typing import Any, Final
 from tests.convergence.naive.books import Books, facts_of
 from tests.convergence.rounds import Round
 from tests.convergence.site import Rows, Site
-from tests.convergence.truth import is_gone, last_words, truth
+from tests.convergence.truth import figures, is_gone, last_words, truth
 from tests.workers.world import NOT_COMPARED
 
 NAIVE_SETTINGS: Final = {
@@ -74,6 +74,9 @@ def against_each_other(left: Rows, right: Rows) -> Iterator[Difference]:
 def against_truth(one: Round, rows: Rows) -> Iterator[Difference]:
     """What Stripe last said of each object, unless Stripe's own data leave that open."""
     for past in one.pasts:
+        said, kept = figures(past.events), rows["stripe_metadata_history"]
+        got = {key: {"metadata": kept[key]["metadata"]} for key in said if key in kept}
+        yield from _pairs("truth", "stripe_metadata_history", said, got)
         for id, event in last_words(past.events).items():
             found = truth(event.object)
             if found is None:

@@ -121,6 +121,7 @@ MUTANTS = (
         "workers/recompute.py",
         ' WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE",',
         ' WHERE id = ANY(:ids) ORDER BY id",',
+        "tests/workers/test_locks.py",
     ),
     Mutant(
         "decide reads its own former answer: a role once given stays",
@@ -131,9 +132,10 @@ MUTANTS = (
     ),
     Mutant(
         "grant keyed by the id of the event that told of it",
-        "workers/tokens.py",
-        "                member.line.id,\n                member.increase,",
-        "                f'{member.line.id} {member.invoice.source}',\n                member.increase,",
+        "workers/bookkeeping.py",
+        "i.post_payment_credit_notes_amount, i.lines, i.lines_complete,",
+        "i.post_payment_credit_notes_amount, (SELECT jsonb_agg(l || jsonb_build_object('id', (l ->> 'id') || i.source))"
+        " FROM jsonb_array_elements(i.lines) AS l) AS lines, i.lines_complete,",
     ),
     Mutant(
         "a figure is taken as it is now, not as it was at the payment",

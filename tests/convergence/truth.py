@@ -11,6 +11,8 @@ from simulator.objects import Event
 
 Values = dict[str, Any]
 
+FIGURES: Final = ("tokens", "trial_tokens", "tokens_policy", "tokens_days")
+
 
 def last_words(events: Iterable[Event]) -> dict[str, Event]:
     """What Stripe last told of each object, by id; `events` are in their true order. A preview is no object."""
@@ -20,6 +22,17 @@ def last_words(events: Iterable[Event]) -> dict[str, Event]:
 def is_gone(event: Event) -> bool:
     """Whether the event tells that its object is no more; a subscription that ends is still there."""
     return event.type.endswith(".deleted") and event.type != "customer.subscription.deleted"
+
+
+def figures(events: Iterable[Event]) -> dict[str, Values]:
+    """What products and prices said about tokens, by object and second; `events` are in their true order."""
+    return {
+        f"{event.object.id} {_at(event.created)}": {
+            "metadata": {key: event.object.metadata[key] for key in FIGURES if key in event.object.metadata}
+        }
+        for event in events
+        if isinstance(event.object, objects.Product | objects.Price)
+    }
 
 
 def truth(thing: objects.Thing) -> tuple[str, Values] | None:

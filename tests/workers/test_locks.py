@@ -91,3 +91,31 @@ def test_no_user_is_locked_between_link_and_decide(here: World) -> None:
     here.feed(event(thing("customer.created", id="cus_1", metadata={"user_id": "u1"}), "customer.created", NOON))
     assert reached == [[("u1",)]]
     assert here.statuses() == {"processed": 1}
+
+
+def test_a_decision_waits_for_the_one_before_it_and_sees_what_that_one_did(here: World) -> None:
+    """The later one's answer is what the user's row says before the earlier one commits: nothing seems to differ."""
+    here.users("u1")
+    begun = thing("customer.subscription.created", id="sub_1", customer="cus_1", metadata={"user_id": "u1"})
+    paused = {**begun, "status": "paused"}
+    here.feed(event(paused, "customer.subscription.created", NOON))
+    decided, go_on = threading.Event(), threading.Event()
+
+    def stop_before_the_commit(step: str) -> None:
+        if step == "decide":
+            decided.set()
+            go_on.wait(10)
+
+    earlier, later = here.another_road(), here.another_road()
+    earlier.checkpoint = stop_before_the_commit
+    threads = [threading.Thread(target=road.process, args=("live",)) for road in (earlier, later)]
+    here.record(event(begun, "customer.subscription.resumed", NOON + 1))
+    threads[0].start()
+    assert decided.wait(10)
+    here.record(event(paused, "customer.subscription.paused", NOON + 2))
+    threads[1].start()
+    eventually(lambda: is_waiting(here) or not threads[1].is_alive())
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert here.one("SELECT role::text, membership_status::text FROM users") == ("USER", "INACTIVE")
