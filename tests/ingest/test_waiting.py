@@ -9,16 +9,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
 
+from ingest.database import Database, UnavailableError
+from models.settings import read_settings
 from ops.embedded import EmbeddedPostgres, EmbeddedValkey
 from simulator.api import KEY
 from simulator.envelope import body_of
 from simulator.server import Server, serving
 from simulator.state import Stripe
 from tests.ingest.conftest import application
-from tests.ingest.serving import URL, Answer, event, receiver, settings_of, signed
+from tests.ingest.serving import TOKEN, URL, Answer, event, receiver, settings_of, signed
 from tests.ingest.test_serving import frozen, ids_at
 from tests.support import eventually, free_port
+from tests.workers.serving import worker
 from tests.workers.test_asking import ANN, buy, the_end
 from tests.workers.world import World, world
 
@@ -84,6 +88,22 @@ def test_the_buyer_comes_back_as_a_member_although_only_the_session_was_told_of(
         assert status == 200
         assert here.one("SELECT role::text FROM users").role == "PREMIUM"
         assert here.statuses() == {"processed": 2}
+
+
+def test_with_real_processes_the_buyer_is_a_member_before_the_answer(
+    database_url: str, redis_db_url: str, stripe: Stripe, server: Server
+) -> None:
+    keys = {"STRIPE_API_KEY": KEY, "STRIPE_API_BASE": server.url}
+    env = {**settings_of(database_url, redis_db_url), "DUES_CHECKOUT_WAIT": "10"}
+    with world(database_url) as here, receiver(env) as served, worker({**env, **keys}):
+        here.users(ANN)
+        buy(stripe)
+        answer = served.post(body_of(the_end(stripe)))
+        assert (answer.status, answer.seconds < 10) == (200, True)
+        assert here.one("SELECT role::text FROM users").role == "PREMIUM"
+        stripe.cancel(*stripe.subscriptions)
+        found = served.ask("GET", f"/api/users/{ANN}?fresh=1", headers={"Authorization": f"Bearer {TOKEN}"})
+        assert (found.status, found.json["role"], found.json["membership_status"]) == (200, "USER", "CANCELED")
 
 
 def test_without_a_key_it_waits_until_the_event_is_processed_and_no_longer(
@@ -190,3 +210,16 @@ def test_a_quarter_of_the_threads_may_wait_and_the_others_answer_at_once(databas
     assert {answer.status for answer in answers} == {200}
     assert sorted(answer.seconds >= 3 for answer in answers) == [False] * 11 + [True]
     assert len(ids_at(database_url)) == 12
+
+
+def test_who_is_impatient_gives_up_alone(database_url: str) -> None:
+    database = Database(read_settings({"DATABASE_URL": database_url}), application="test")
+    try:
+        begin = time.monotonic()
+        with pytest.raises(UnavailableError):
+            database.run(lambda connection: connection.execute(text("SELECT pg_sleep(1)")), patience=0.1)
+        # Others need not rest: PostgreSQL is there.
+        assert database.run(lambda connection: connection.execute(text("SELECT 1")).scalar_one()) == 1
+        assert time.monotonic() - begin < 1
+    finally:
+        database.close()
