@@ -249,7 +249,7 @@ class Road:
     def _work(self, claim: ledger.Claim, events: Sequence[ledger.Claimed]) -> Counter[str]:
         counts: Counter[str] = Counter()
         ours = {RECOMPUTE: self._recompute_slice, RELINK: self._relink, SETTLE: self._settle_work}
-        given = []
+        given, for_api = [], []
         for event in events:
             if event.type in ours:
                 counts[ours[event.type](claim, event)] += 1
@@ -258,7 +258,9 @@ class Road:
             elif claim.lane == "api":
                 counts[self._ask(claim, event)] += 1
             else:
-                counts[self._hand_over(claim, event)] += 1
+                for_api.append(event.id)
+        if for_api:
+            counts["handed over"] += self._hand_over(claim, for_api)
         if given:
             counts.update(self._work_off(claim, given))
         return counts
@@ -447,12 +449,12 @@ class Road:
         has_key = bool(self.settings.stripe_api_key)
         return has_key and self._reason_to_ignore(event) is None and asking.must_ask(event)
 
-    def _hand_over(self, claim: ledger.Claim, event: ledger.Claimed) -> str:
+    def _hand_over(self, claim: ledger.Claim, ids: Sequence[str]) -> int:
         with self.engine.begin() as connection:
-            ledger.hand_over(connection, claim.token, [event.id], "api")
+            ours = ledger.hand_over(connection, claim.token, ids, "api")
             self.checkpoint("hand over")
         self.ring("api")
-        return "handed over"
+        return len(ours)
 
     def _ask(self, claim: ledger.Claim, event: ledger.Claimed) -> str:
         """Ask Stripe what an event wants to know, and take the answers down the road; says how the event ended."""
