@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, text
 from models import sync_runs
 from models.settings import Settings
 from workers import missed
+from workers.mirroring import OtherAccountError
 from workers.process import Road
 from workers.reconciler import EVENTS, LISTS, PEOPLE, Counts, Order, Reconciler, State
 from workers.stripe_api import NotFoundError, StripeApi, StripeApiError, StripeAwayError
@@ -38,10 +39,6 @@ LONGEST_SECONDS = 86400
 
 class BusyError(Exception):
     """Another reconciliation is under way; the message says so."""
-
-
-class OtherAccountError(StripeApiError):
-    """Stripe knows nothing of what is here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ops import console
+
+if TYPE_CHECKING:
+    from workers.process import Road
+    from workers.stripe_api import StripeApi
 
 # What is said of each thing that was counted.
 SENTENCES = {
@@ -49,17 +53,32 @@ def command(*, since: datetime | None, repair: bool, dry_run: bool, as_json: boo
 
 
 def _run(since: datetime | None, *, repair: bool, dry_run: bool) -> dict[str, Any]:
+    from workers.catalog_version import CatalogVersion
     from workers.process import Road
     from workers.reconcile import Tools, by_hand
     from workers.reconciler import Order
     from workers.stripe_api import StripeApi
 
-    with console.database("reconcile") as database, contextlib.closing(StripeApi(database.settings)) as stripe:
+    with (
+        console.database("reconcile") as database,
+        contextlib.closing(StripeApi(database.settings)) as stripe,
+        contextlib.closing(CatalogVersion(database.settings.redis_url)) as version,
+    ):
+        road = Road(database.engine, database.settings, renew_catalog=version.renew)
         return by_hand(
-            Tools(Road(database.engine, database.settings), stripe),
+            Tools(road, stripe, resync=lambda: _fetch_everything(road, stripe)),
             Order(repairs=repair, records=not dry_run),
             since=None if since is None else int(since.timestamp()),
         )
+
+
+def _fetch_everything(road: Road, stripe: StripeApi) -> None:
+    """Make a backfill from beginning to end, or leave that to whoever is at it."""
+    from workers import backfill
+
+    backfill.request(road.engine)
+    while (run := backfill.go_on(road, stripe, road.stopping)) is not None and run.cursor is not None:
+        pass
 
 
 def _tell(counts: dict[str, Any], *, dry_run: bool) -> None:

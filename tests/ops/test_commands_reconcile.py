@@ -100,3 +100,17 @@ def test_a_stripe_that_breaks_down_ends_it_with_2_and_the_run_is_told_failed(
     assert answer.code == 2
     assert "GET /v1/refunds" in answer.stderr
     assert plain.execute("SELECT kind, status FROM sync_runs").fetchall() == [("reconcile", "failed")]
+
+
+def test_after_forty_days_without_news_everything_is_fetched_first_and_that_is_said(
+    asking: Dues, stripe: Stripe, plain: psycopg.Connection
+) -> None:
+    asking("reconcile")
+    stripe.create_product("Late")
+    stripe.advance(CLOCK + 40 * 86400)
+    answer = asking("reconcile", "--repair")
+    assert answer.code == 1
+    assert answer.stdout.splitlines()[0] == "nothing had been heard for 39 days, longer than Stripe keeps events"
+    assert plain.execute("SELECT name FROM stripe_products ORDER BY 1").fetchall() == [("Late",), ("Pro",)]
+    runs = "SELECT kind, status FROM sync_runs ORDER BY id"
+    assert plain.execute(runs).fetchall() == [("reconcile", "done"), ("reconcile", "done"), ("backfill", "done")]

@@ -24,8 +24,9 @@ from tests.workers.practice import asking, tools
 from tests.workers.test_money import sums
 from tests.workers.world import World, world
 from workers.handlers import BY_EVENT_TYPE
+from workers.mirroring import OtherAccountError
 from workers.recompute import decide_due
-from workers.reconcile import BusyError, OtherAccountError, by_hand, of_beat
+from workers.reconcile import BusyError, by_hand, of_beat
 from workers.reconciler import LISTS, Counts, Order
 from workers.stripe_api import StripeAwayError
 
