@@ -176,7 +176,9 @@ def _open(tools: Tools, order: Order, counts: Counts, *, since: int | None = Non
     if last is not None:
         begin = max(begin, last["until"] - (DEEP_SECONDS if drifts else OVERLAP_SECONDS))
     until = now if is_by_hand else now - PATIENCE_SECONDS
-    closing = {"until": until, "drift": now if drifts else last["drift"] if last else 0}
+    # Drift that was only looked at is still to be mended.
+    mended = now if drifts and order.repairs else last["drift"] if last else 0
+    closing = {"until": until, "drift": mended}
     return State(
         events_since=begin if since is None else since,
         until=until,

@@ -363,6 +363,15 @@ def test_the_next_hour_looks_at_the_events_since_and_leaves_the_lists_for_a_day(
     assert sliced(here, past) > len(LISTS)
 
 
+def test_drift_that_a_person_only_looked_at_is_mended_by_beat(here: World, past: Stripe) -> None:
+    told(here, past)
+    planted(here)
+    assert "repaired" not in reconciled(here, past, repairs=False)
+    here.execute("UPDATE sync_runs SET started_at = now() - interval '2 hours'")
+    sliced(here, past)
+    assert here.one("SELECT counts FROM sync_runs ORDER BY id DESC LIMIT 1").counts["repaired"] > 7
+
+
 def test_what_may_still_be_on_its_way_is_left_to_the_next_hour(here: World, past: Stripe) -> None:
     told(here, past)
     product = past.create_product("New")
