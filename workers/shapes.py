@@ -208,11 +208,12 @@ def invoice_payment_of(
 
     Its id is made of the speaker's and the other's: each speaker has its own word, and none overwrites another's.
     """
-    others = [one for one in (invoice, payment_intent or charge) if one is not None and one != said_by["id"]]
-    if invoice is None or (payment_intent is None and charge is None):
+    speaker = id_of(said_by, "id")
+    if speaker is None or invoice is None or (payment_intent is None and charge is None):
         return
+    others = [one for one in (invoice, payment_intent or charge) if one is not None and one != speaker]
     yield {
-        "id": ":".join([said_by["id"], *others]),
+        "id": ":".join([speaker, *others]),
         "object": "invoice_payment",
         "created": said_by.get("created"),
         "livemode": said_by.get("livemode"),

@@ -8,7 +8,7 @@ import pytest
 from models import ledger
 from models.upsert import LOCK_ORDER
 from simulator.envelope import body_of
-from tests.workers.world import Event, World, event, thing, world
+from tests.workers.world import Event, World, event, fixture, thing, world
 from workers import snapshots
 from workers.handlers import BY_EVENT_TYPE, HANDLERS
 from workers.handlers.customer import HANDLER as CUSTOMER
@@ -232,6 +232,16 @@ def test_ids_may_be_anything_and_objects_may_be_expanded() -> None:
     row = read(event(expanded, "customer.subscription.created", NOON)).row
     assert row is not None
     assert row["stripe_customer_id"] == "cus_x"
+
+
+@pytest.mark.parametrize("name", ["invoice.paid__old_api_version", "charge.succeeded"])
+def test_an_object_that_names_itself_expanded_still_tells_of_its_payment(name: str) -> None:
+    obj = thing(name, invoice="in_1")
+    plain = event(obj, fixture(name)["type"], NOON)
+    expanded = event({**obj, "id": {"id": obj["id"], "object": "x"}}, fixture(name)["type"], NOON)
+    told = [snapshots.read(ledger.Kept(one["id"], one["type"], body_of(one), None, None)) for one in (plain, expanded)]
+    assert len(told[0]) == 2
+    assert [one.id for one in told[1]] == [one.id for one in told[0]]
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.object_type)
