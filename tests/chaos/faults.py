@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.chaos import older
 from tests.chaos.scene import Scene
+from tests.support import free_port
 from tests.workers.world import fixture
 
 Lever = Callable[[Scene], object]
@@ -43,7 +44,7 @@ class Fault:
     lasts: Duration = MOMENT
     meanwhile: Lever = nothing
     # Events that are delivered among the others.
-    poison: tuple[bytes, ...] = ()
+    also: tuple[bytes, ...] = ()
     # Whether it can be had here.
     is_possible: Callable[[], bool] = lambda: True
 
@@ -95,11 +96,29 @@ def clocks(seconds: int) -> Fault:
     )
 
 
+def lose_stripe(scene: Scene) -> None:
+    """Let workers ask a Stripe that nobody can reach."""
+    scene.restart("worker", STRIPE_API_KEY="sk_test_chaos", STRIPE_API_BASE=f"http://127.0.0.1:{free_port()}")
+
+
+def forgo_stripe(scene: Scene) -> None:
+    """Let them do without, as the calm database does: what they wanted to ask ends unasked."""
+    scene.restart("worker", STRIPE_API_KEY="", STRIPE_API_BASE="")
+
+
 def cut(scene: Scene) -> None:
     """Have PostgreSQL end every session of Dues that is in the middle of something."""
     scene.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE application_name ~ '^dues ' AND application_name <> 'dues test' AND state <> 'idle'"
+    )
+
+
+def questions() -> tuple[bytes, ...]:
+    """Thin events, which only Stripe can answer."""
+    return tuple(
+        json.dumps({**fixture("v1.customer.subscription.updated"), "id": f"evt_thin_{number}"}).encode()
+        for number in range(30)
     )
 
 
@@ -162,8 +181,9 @@ FAULTS = (
     ),
     Fault("connections cut in the middle of a statement", nothing, lasts=WHILE, meanwhile=cut),
     Fault("disk full for every other statement", fill_the_disk, make_room, lasts=WHILE),
+    Fault("Stripe's API out of reach", lose_stripe, forgo_stripe, lasts=MINUTE, also=questions()),
     clocks(600),
     clocks(-600),
-    Fault("poison among the events", nothing, poison=poisonous()),
+    Fault("poison among the events", nothing, also=poisonous()),
     Fault("workers of older code beside ours", older.start, older.stop, lasts=WHILE, is_possible=older.is_at_hand),
 )

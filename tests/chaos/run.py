@@ -57,7 +57,7 @@ class Outcome:
 def run(scene: Scene, fault: Fault, form: Form, seed: int) -> Outcome:
     """Have one fault, and judge what came of it. Raises AssertionError if there is no end to it."""
     past = history(seed, form.customers, form.months, clock=int(time.time()) - form.months * 30 * DAY - 3600)
-    bodies = [*(body_of(render_event(event)) for event in past.events), *fault.poison]
+    bodies = [*(body_of(render_event(event)) for event in past.events), *fault.also]
     users = [user.id for user in people(seed, form.customers)]
     scene.here.users(*users)
     scene.calm.users(*users)

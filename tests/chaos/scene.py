@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,7 @@ class Scene:
     here: World
     calm: World
     folder: Path
-    settings: Mapping[str, str]
+    settings: dict[str, str]
     bind: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     children: dict[str, tuple[Child, ExitStack]] = field(default_factory=dict)
 
@@ -83,6 +83,12 @@ class Scene:
             child.send(signal.SIGTERM)
             code = child.ends(timeout=60)
             assert code == 0, f"{name} ended with {code} after SIGTERM:\n{child.output[-2000:]}"
+
+    def restart(self, name: str, **settings: str) -> None:
+        """Deploy a program anew with some settings changed; an empty one counts as not set."""
+        self.drain(name)
+        self.settings |= settings
+        self.start(name)
 
     # --- levers ---
 
