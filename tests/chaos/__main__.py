@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="few events and short outages")
     parser.add_argument("faults", nargs="*", metavar="FAULT", help="a part of its name; default: all")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing stays behind
     chosen = [fault for fault in FAULTS if not options.faults or any(part in fault.name for part in options.faults)]
     form = SHORT if options.short else LONG
     print(row(HEADS), row(["---", *["---:"] * (len(HEADS) - 1)]), sep="\n", flush=True)

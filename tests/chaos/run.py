@@ -27,7 +27,7 @@ PARCEL = 4  # posts between two pauses of a courier
 DUPLICATES = 0.3
 # What is refused or lost on the way is sent again for some minutes.
 PATIENT = Plan(attempts=200, backoff_s=0.1, backoff_max_s=2.0, timeout_s=5.0)
-QUIET_SECONDS = 400.0
+QUIET_SECONDS = 1500.0  # a disk that was full puts off what met it thrice for a quarter of an hour
 
 
 @dataclass(frozen=True, slots=True)
