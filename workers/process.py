@@ -145,12 +145,10 @@ class Road:
                 return
             logger.warning("a list of %d failed, trying its events alone: %s", len(claim.events), describe(error))
         rest = [dataclasses.replace(event, is_repeated=event.is_repeated or as_list) for event in claim.events]
-        try:
-            while rest and not self.stopping.is_set() and not self.is_paused:
-                self._try_alone(claim, rest.pop(0), counts)
-        finally:
-            if rest:
-                self._give_back(claim, rest, tried=as_list)
+        while rest and not self.stopping.is_set() and not self.is_paused:
+            self._try_alone(claim, rest.pop(0), counts)
+        if rest:
+            self._give_back(claim, rest, tried=as_list)
 
     def _try_alone(self, claim: ledger.Claim, event: ledger.Claimed, counts: Counter[str]) -> None:
         error = self._attempt(claim, [event], counts)

@@ -689,6 +689,25 @@ def test_what_was_written_before_the_disk_was_full_is_linked_afterwards(
     assert here.one("SELECT role::text FROM users").role == "PREMIUM"
 
 
+def test_that_a_failure_could_not_be_written_down_counts_as_no_try_of_the_events_behind_it(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a disk that is full for seconds puts them off for a quarter of an hour."""
+    here.record(*(event(thing("customer.created", id=f"cus_{n}"), "customer.created", NOON) for n in range(5)))
+    real, failures = process.Road._fail, iter([DBAPIError("", {}, Exception())])
+
+    def fail(*arguments: Any) -> None:
+        for error in failures:
+            raise error
+        real(*arguments)
+
+    monkeypatch.setattr(process.Road, "_fail", fail)
+    with full_disk(here, "stripe_customers"), pytest.raises(DBAPIError):
+        here.road.process("live")
+    rows = here.execute("SELECT attempts, claim FROM stripe_events")
+    assert [tuple(row) for row in rows] == [(0, None)] * 5
+
+
 def test_what_went_wrong_is_told_without_anybodys_data(here: World) -> None:
     try:
         here.execute("INSERT INTO users (id, email) VALUES ('u', 'a@example.com'), ('v', 'A@example.com')")
