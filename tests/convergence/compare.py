@@ -75,8 +75,8 @@ def against_truth(one: Round, rows: Rows) -> Iterator[Difference]:
     """What Stripe last said of each object, unless Stripe's own data leave that open."""
     for past in one.pasts:
         said, kept = figures(past.events), rows["stripe_metadata_history"]
-        got = {key: {"metadata": kept[key]["metadata"]} for key in said if key in kept}
-        yield from _pairs("truth", "stripe_metadata_history", said, got)
+        ours = {key: {"metadata": kept[key]["metadata"]} for key in said if key in kept}
+        yield from _pairs("truth", "stripe_metadata_history", said, ours)
         for id, event in last_words(past.events).items():
             found = truth(event.object)
             if found is None:
@@ -86,8 +86,11 @@ def against_truth(one: Round, rows: Rows) -> Iterator[Difference]:
             if row is None:
                 yield Difference("truth", table, id, "id", id, None)
             elif not row["contested"]:
-                got = {name: row[name] for name in expected} | {"is gone": row["deleted_at"] is not None}
-                yield from _pairs("truth", table, {id: {**expected, "is gone": is_gone(event)}}, {id: got})
+                expected["is gone"] = is_gone(event)
+                if expected["is gone"] and "active" in expected:
+                    expected["active"] = False  # nobody can buy it any more, whatever its last words say
+                got = {**row, "is gone": row["deleted_at"] is not None}
+                yield from _pairs("truth", table, {id: expected}, {id: {name: got[name] for name in expected}})
 
 
 class Naive:

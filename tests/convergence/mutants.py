@@ -88,6 +88,7 @@ MUTANTS = (
         "models/upsert.py",
         'f" WHERE t.as_of {guard} excluded.as_of"',
         'f" WHERE t.as_of {guard} excluded.as_of OR t.deleted_at IS NOT NULL"',
+        "tests/workers/test_process.py::test_nothing_older_revives_what_was_deleted",
     ),
     Mutant(
         "as_of not advanced on equal values",

@@ -69,7 +69,18 @@ def make_round(number: int, clock: int, *, histories: int = HISTORIES) -> Round:
         months, customers = chance.choice([1, 1, 2, 4]), chance.choice([1, 1, 2, 3])
         begin = clock - (months * 30 + chance.choice([0, 0, 0, 3, 20])) * DAY - chance.randrange(DAY)
         own = people(f"proof {seed}", customers)
-        pasts.append(history(f"proof {seed}", customers, months, clock=begin, burst=chance.random() < 0.8, users=own))
+        pasts.append(
+            history(
+                f"proof {seed}",
+                customers,
+                months,
+                clock=begin,
+                burst=chance.random() < 0.8,
+                twins=chance.choice([0.0, 0.0, 0.2]),
+                restless=chance.random() < 0.4,
+                users=own,
+            )
+        )
         users += [SignUp(user, chance.random() < 0.4, chance.choice(["google", "myspace", None, None])) for user in own]
     told = sorted((event for past in pasts for event in past.events), key=lambda event: event.created)
     events = [render_event(event, chance.choice([ACACIA, ENDIVE])) for event in told]
