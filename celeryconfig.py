@@ -48,5 +48,6 @@ beat_schedule = {
     "watchdog": {"task": "watchdog", "schedule": 300.0, "options": _OF_API},
     "sync_catalog": {"task": "sync_catalog", "schedule": 300.0, "options": _OF_API},
     "backfill": {"task": "backfill", "schedule": 60.0, "options": _OF_API},
+    "hydrate": {"task": "hydrate", "schedule": 60.0, "options": _OF_API},
     "decide_due": {"task": "decide_due", "schedule": 20.0, "options": _EXPIRES},
 }

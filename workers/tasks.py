@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models import ledger
 from models.database import connect
-from workers import backfill, catalog, watchdog
+from workers import backfill, catalog, hydrate, watchdog
 from workers.bell import PRIORITY, TASK, Bell
 from workers.catalog_version import CatalogVersion
 from workers.celery import app, settings
@@ -143,3 +143,14 @@ def go_on_with_backfill() -> None:
             go_on_with_backfill.apply_async(queue="api")
         elif run:
             logger.info("backfill: %s", json.dumps(run.counts))
+
+
+@app.task(name="hydrate")
+def ask_about_rows() -> None:
+    """Have Stripe asked about stubs, contested rows, cut-off lines and packs without line items."""
+    if not _has_key():
+        return
+    with _in_a_line("hydrate"):
+        if n := hydrate.ask_for_all(road().engine):
+            logger.info("hydrate: %d rows are asked about", n)
+            bell().ring("api")
