@@ -11,19 +11,21 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models.settings import Settings
 from workers.link import link
-from workers.process import describe, is_connection_lost
+from workers.process import describe, is_connection_lost, is_passing
 from workers.recompute import SLICE, decide, decide_due
 
 logger = logging.getLogger(__name__)
 
 AGAIN_MINUTES = 10
+# After what passes by itself, such as a full disk.
+SOON_MINUTES = 1
 
 
 def decide_all_due(engine: Engine, settings: Settings, stopping: threading.Event, *, seconds: float = 10.0) -> int:
     """Decide who is due, a slice at a time, for about `seconds` at most; returns how many: nobody while that is paused.
 
-    If a slice fails, its users are decided one by one; whom that fails too is logged and tried again ten minutes later.
-    Raises SQLAlchemy's error if PostgreSQL is away.
+    If a slice fails, its users are decided one by one; whom that fails too is logged and tried again ten minutes later,
+    one if it was for something that passes by itself. Raises SQLAlchemy's error if PostgreSQL is away.
     """
     if "processing" in settings.pause:
         return 0
@@ -61,8 +63,9 @@ def _one_by_one(engine: Engine, settings: Settings, stopping: threading.Event) -
         except Exception as error:
             if is_connection_lost(error):
                 raise
-            logger.warning("user %s can't be decided, again in %d minutes: %s", user, AGAIN_MINUTES, describe(error))
-            _postpone(engine, user)
+            minutes = SOON_MINUTES if is_passing(error) else AGAIN_MINUTES
+            logger.warning("user %s can't be decided, again in %d min: %s", user, minutes, describe(error))
+            _postpone(engine, user, minutes)
     return len(users)
 
 
@@ -72,7 +75,7 @@ def _decide_one(engine: Engine, settings: Settings, user: str) -> None:
         decide(connection, settings, concerned)
 
 
-def _postpone(engine: Engine, user: str) -> None:
+def _postpone(engine: Engine, user: str, minutes: int) -> None:
     """Let those behind this user come first."""
     try:
         with engine.begin() as connection:
@@ -81,7 +84,7 @@ def _postpone(engine: Engine, user: str) -> None:
                     "UPDATE users SET next_change_at = clock_timestamp() + make_interval(mins => :minutes)"
                     " WHERE id = :id AND next_change_at <= clock_timestamp()",
                 ),
-                {"id": user, "minutes": AGAIN_MINUTES},
+                {"id": user, "minutes": minutes},
             )
     except SQLAlchemyError as error:
         if is_connection_lost(error):

@@ -65,6 +65,16 @@ def test_it_is_tried_again_ten_minutes_later_and_not_before(engine: Engine, capl
     assert undecided(engine) == set()
 
 
+def test_after_what_passes_by_itself_it_is_tried_again_in_a_minute(engine: Engine) -> None:
+    sign_up(engine, "cursed")
+    with engine.begin() as connection:
+        connection.execute(text(CURSE.replace("RAISE 'cursed'", "RAISE EXCEPTION USING ERRCODE = 'disk_full'")))
+    decide_all_due(engine, SETTINGS, threading.Event())
+    with engine.connect() as connection:
+        seconds = text("SELECT extract(epoch FROM next_change_at - now()) FROM users")
+        assert 50 < connection.execute(seconds).scalar_one() <= 60
+
+
 def test_more_than_a_slice_is_decided_in_one_go(engine: Engine) -> None:
     sign_up(engine, *(f"user_{number:04}" for number in range(1100)))
     assert decide_all_due(engine, SETTINGS, threading.Event(), seconds=60) == 1100
