@@ -75,7 +75,7 @@ def run(scene: Scene, fault: Fault, form: Form, seed: int) -> Outcome:
         return not outcome.verdict.findings
 
     with contextlib.suppress(AssertionError):
-        eventually(is_right, timeout=5 if form.is_short else 60, every=0.5)
+        eventually(is_right, timeout=5 if form.is_short else 200, every=0.5)
     return outcome
 
 
