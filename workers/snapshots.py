@@ -339,8 +339,9 @@ class _Writing:
         if not rows:
             return
         parameters = {"rows": json.dumps(rows)}
-        self.connection.execute(_REMEMBER, parameters)
+        # Before they are written: two that say the same would hide from each other what the first of them changes.
         self.effects.catalogue |= {row.object_id for row in self.connection.execute(_MATTERS, parameters)}
+        self.connection.execute(_REMEMBER, parameters)
 
     def _news(self, tariffs: Iterable[upsert.Row]) -> list[upsert.Row]:
         """Those that say something else than what was in force until then."""
@@ -406,13 +407,13 @@ _NEWS = text(
     """,
 )
 
-# Which of them say something else than what was in force before (or, if nothing was, than what comes next).
+# Which of them say something else than what was in force then (or, if nothing was, than what came next).
 _MATTERS = text(
     f"""
     SELECT DISTINCT r.object_id FROM {_TARIFFS}
     LEFT JOIN LATERAL (
-        SELECT h.metadata FROM stripe_metadata_history h WHERE h.object_id = r.object_id AND h.as_of <> r.as_of
-        ORDER BY h.as_of < r.as_of DESC, abs(extract(epoch FROM h.as_of - r.as_of)) LIMIT 1
+        SELECT h.metadata FROM stripe_metadata_history h WHERE h.object_id = r.object_id
+        ORDER BY h.as_of <= r.as_of DESC, abs(extract(epoch FROM h.as_of - r.as_of)) LIMIT 1
     ) AS near ON true
     WHERE near.metadata IS DISTINCT FROM r.metadata
     """,

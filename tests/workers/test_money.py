@@ -170,6 +170,15 @@ def test_the_figure_in_force_at_the_payment_counts_even_if_it_is_heard_of_later(
     assert here.one("SELECT metadata FROM stripe_products").metadata == {"tokens": "900"}
 
 
+def test_two_older_words_of_one_list_that_say_the_same_do_not_hide_each_other(here: World) -> None:
+    here.users(USER)
+    younger = event(thing("product.created", metadata={"tokens": "900"}), "product.updated", NOON + 1000)
+    here.feed(younger, *story()[1:], fixture("invoice.paid"))
+    old = thing("product.created", metadata={"tokens": "500"})
+    here.feed_as_list([event(old, "product.updated", NOON - 2000), event(old, "product.updated", NOON - 1000)])
+    assert tokens_of(here) == 500
+
+
 def test_a_cut_off_invoice_waits(here: World) -> None:
     here.users(USER)
     here.feed(event(thing("product.created", metadata={"tokens": "500"}), "product.updated", NOON - 50), *story()[1:])
