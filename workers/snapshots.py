@@ -173,10 +173,11 @@ def winner(candidates: Collection[Snapshot]) -> tuple[Snapshot, bool]:
     for measure in (_rank, _progress):
         best = max(measure(one) for one in ordered)
         ordered = [one for one in ordered if measure(one) == best]
-    if all((one.row, one.deleted) == (ordered[0].row, ordered[0].deleted) for one in ordered):
-        return ordered[-1], False
     last = [one for one in ordered if not any(_came_before(one, other) for other in ordered if other is not one)]
-    return (last[0], False) if len(last) == 1 else (ordered[-1], True)
+    for some in (ordered, last):
+        if some and all((one.row, one.deleted) == (some[0].row, some[0].deleted) for one in some):
+            return some[-1], False
+    return ordered[-1], True
 
 
 def _rank(one: Snapshot) -> tuple[int, ...]:

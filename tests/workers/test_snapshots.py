@@ -129,6 +129,19 @@ def test_equal_snapshots_of_one_second_are_no_tie(here: World) -> None:
         assert here.one("SELECT contested FROM stripe_customers").contested is False
 
 
+def test_a_change_that_is_told_twice_comes_after_what_both_name_as_former(here: World) -> None:
+    former = event(thing("customer.created", name="A"), "customer.updated", NOON, id="evt_z")
+    told_twice = [
+        event(thing("customer.created", name="B"), "customer.updated", NOON, id=id, previous_attributes={"name": "A"})
+        for id in ("evt_x", "evt_y")
+    ]
+    for lists in deliveries([former, *told_twice]):
+        here.empty()
+        for events in lists:
+            here.feed_as_list(events)
+        assert tuple(here.one("SELECT name, contested FROM stripe_customers")) == ("B", False)
+
+
 def test_two_that_name_each_other_as_former_are_contested(here: World) -> None:
     there = updated(subscription("active", metadata={"n": "1"}), {"metadata": {"n": "2"}})
     back = updated(subscription("active", metadata={"n": "2"}), {"metadata": {"n": "1"}})
