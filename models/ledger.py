@@ -126,7 +126,8 @@ _CLAIM = text(
     SET attempts = e.attempts + 1, claim = :token, due_at = clock_timestamp() + make_interval(secs => :lease),
         error = CASE WHEN e.claim IS NULL THEN e.error
             ELSE 'silent end ' || 1 + coalesce(substring(e.error FROM '^silent end ([0-9]+)$')::integer, 0) END
-    FROM waiting WHERE e.id = waiting.id
+    -- As an array, since a join could read the whole table where statistics are from when it was empty.
+    WHERE e.id = ANY (ARRAY(SELECT id FROM waiting))
     RETURNING e.id, e.type, e.payload, e.livemode, e.account, e.attempts,
         coalesce(substring(e.error FROM '^silent end ([0-9]+)$')::integer, 0) AS silent_ends,
         e.attempts > 1 OR e.reason IS NOT NULL AS is_repeated
