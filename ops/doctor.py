@@ -171,7 +171,8 @@ def check_stripe(patient: Patient) -> Iterator[Finding]:
             if patient.fix:
                 yield from _enable(stripe, watchdog.ours(found, patient.settings))
                 found = watchdog.endpoints(stripe)
-            yield from watchdog.endpoint(found, patient.settings)
+            hears_thin = watchdog.hears_thin(patient.connection)
+            yield from watchdog.endpoint(found, patient.settings, hears_thin=hears_thin)
             yield watchdog.silence(patient.connection, stripe)
         except StripeApiError as error:
             todo = "see whether the key is right and may read, and whether Stripe can be reached from here"

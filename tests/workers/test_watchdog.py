@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from models import envelope, ledger
 from models.settings import Settings
 from simulator.calendar import DAY
 from simulator.faults import Faults, Rule, server_error
 from simulator.histories import history
 from simulator.render import render_event
+from simulator.render.thin import notification
 from simulator.state import Stripe
 from simulator.versions import ENDIVE
 from tests.workers.practice import asking, tools
@@ -21,7 +24,8 @@ from tests.workers.world import World, event, thing, world
 from workers import receiver, watchdog
 from workers.findings import Finding
 from workers.handlers import BY_EVENT_TYPE
-from workers.reconcile import RESOLVED, of_beat
+from workers.reconcile import RESOLVED, by_hand, findings, of_beat
+from workers.reconciler import Order
 
 URL = "https://example.com/webhooks/stripe"
 HERE = Settings(webhook_url=URL)
@@ -115,6 +119,32 @@ def test_events_that_do_not_come_are_told_as_silence(here: World) -> None:
     assert looked(here, stripe)["silence"] == "warning"
     here.feed(*(render_event(one) for one in stripe.events))
     assert looked(here, stripe)["silence"] == "ok"
+
+
+def hear(here: World, *thin: dict[str, Any]) -> None:
+    """Record events as the receiver does."""
+    with here.engine.begin() as connection:
+        for one in thin:
+            ledger.record(connection, envelope.read(json.dumps(one).encode()))
+
+
+def test_thin_events_that_come_are_no_silence_and_each_tells_of_one_change(here: World) -> None:
+    stripe = Stripe("thin", 1_793_520_000)
+    stripe.create_webhook_endpoint(URL, payload="thin")
+    product = stripe.create_product("Pro")
+    stripe.update_product(product.id, name="Pro!")
+    stripe.update_product(product.id, name="Pro?")
+    stripe.advance(stripe.now + 600)
+    *told, untold = [one for one in stripe.events if one.object.id == product.id]
+    hear(here, *map(notification, told))
+    assert looked(here, stripe) == {"endpoint": "ok", "silence": "warning"}
+    here.execute("UPDATE stripe_events SET status = 'ignored', reason = 'no_api_key', processed_at = now()")
+    assert looked(here, stripe)["silence"] == "problem"
+    here.execute("UPDATE stripe_events SET status = 'processed', reason = NULL")
+    hear(here, notification(untold))
+    assert looked(here, stripe)["silence"] == "ok"
+    with asking(here, stripe) as (door, _):
+        assert not findings(by_hand(tools(here, door), Order(repairs=True)))
 
 
 def test_a_look_is_written_down_and_not_repeated_at_once(here: World) -> None:
