@@ -41,7 +41,8 @@ class Place:
     """How far a run has come: the lists still to be read, the first of them as far as `after`, the id read last.
 
     Of a list of WHOLE it holds all ids `seen`; `began` is the earliest moment (Unix seconds) as of which a page is
-    true. `oldest` and `reached` are when objects were created, of all lists and of this one, to say how far it is.
+    true. `oldest` and `reached` are when objects were created, of all lists and of this one, to say how far it is. A
+    key lists objects of one `livemode`, null until it has listed any.
     """
 
     lists: list[str]
@@ -52,6 +53,7 @@ class Place:
     oldest: int | None = None
     reached: int | None = None
     refused: list[str] = field(default_factory=list)
+    livemode: bool | None = None
 
     def restart(self) -> None:
         """Begin the present list anew."""
@@ -137,6 +139,7 @@ class Mirroring:
             place.seen += [one["id"] for one in page.objects]
         if page.objects:
             place.after = page.objects[-1]["id"]
+            place.livemode = page.objects[-1].get("livemode", place.livemode)
             self._note_age([one.get("created") for one in page.objects])
         self._count(object_type, len(page.objects))
         self._count("unreadable", unreadable)
@@ -164,10 +167,11 @@ class Mirroring:
         if self.place.unreadable or self.place.began is None:
             return []
         table, until = BY_OBJECT_TYPE[object_type].table, datetime.fromtimestamp(self.place.began, UTC)
+        modes = (True, False) if self.place.livemode is None else (self.place.livemode,)
         with self.road.engine.connect() as connection:
             missing = [
                 id
-                for mode in (True, False)
+                for mode in modes
                 for id in drift.absent(connection, table, self.place.seen, livemode=mode, after=None, until=until)
             ]
             if missing and self._is_strange(connection, table, missing):

@@ -153,6 +153,16 @@ def test_the_key_of_another_account_deletes_nothing(here: World, stripe: Stripe)
     assert runs(here) == [("catalog", "failed")]
 
 
+def test_a_key_of_one_mode_tells_nothing_of_what_is_gone_in_the_other(here: World, stripe: Stripe) -> None:
+    product, *_ = shop(stripe)
+    with syncing(here, stripe) as (sync, _):
+        sync()
+        live = event(thing("product.created", id="prod_live", livemode=True), "product.created", NOON - 60)
+        here.feed({**live, "livemode": True})
+        sync()
+    assert rows(here, "stripe_products") == {product: (True, False), "prod_live": (True, False)}
+
+
 def test_what_stripe_tells_of_while_it_is_listed_is_not_gone(here: World, stripe: Stripe) -> None:
     """It was made after the page was written, and its event was quicker than we."""
     shop(stripe)
