@@ -5,7 +5,6 @@ Part of DECIDE: the users are locked by then, and everything is loaded by statem
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,33 +29,6 @@ def load_facts(
 ) -> dict[str, tokens.Facts]:
     """Everything that can grant tokens to `users`, by user; `owners` are their customers (`{customer: user}`)."""
     return _Estate(connection, settings, users, owners).facts()
-
-
-_OWN_GUESTS_PAYMENTS = text(
-    """
-    WITH stale AS (
-        SELECT p.id, o.owner FROM payment_history p
-        LEFT JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(id text, owner text) ON o.id = p.id
-        WHERE p.id IN (
-            SELECT id FROM payment_history WHERE id = ANY(:ids)
-            UNION ALL SELECT id FROM payment_history WHERE user_id = ANY(:users)
-        ) AND p.stripe_customer_id IS NULL AND p.source <> 'stub' AND p.user_id IS DISTINCT FROM o.owner
-        ORDER BY p.id FOR NO KEY UPDATE OF p
-    )
-    UPDATE payment_history p SET user_id = stale.owner FROM stale WHERE p.id = stale.id
-    """,
-)
-
-
-def own_guests_payments(connection: Connection, facts: Mapping[str, tokens.Facts]) -> None:
-    """Write the owner of each payment that has no customer: the user whom its session names. Users are locked."""
-    owners = {intent.id: user for user, found in facts.items() for intent in found.payment_intents}
-    parameters = {
-        "rows": json.dumps([{"id": intent, "owner": user} for intent, user in owners.items()]),
-        "ids": sorted(owners),
-        "users": sorted(facts),
-    }
-    connection.execute(_OWN_GUESTS_PAYMENTS, parameters)
 
 
 def bring(

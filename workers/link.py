@@ -63,21 +63,62 @@ def rules_of(settings: Settings) -> identity.Rules:
     return identity.Rules(settings.link_by_email, settings.trusted_providers)
 
 
-def own_rows(connection: Connection, owners: Mapping[str, str | None]) -> None:
-    """Write the owner of each customer (`{customer: user}`) into its subscriptions and payments. Users are locked."""
-    rows = json.dumps([{"id": customer, "owner": owner} for customer, owner in owners.items()])
-    for table in ("user_subscriptions", "payment_history"):
-        connection.execute(text(_OWN_ROWS.format(table=table)), {"rows": rows})
+def own_subscriptions(connection: Connection, owners: Mapping[str, str | None]) -> None:
+    """Write the owner of each customer (`{customer: user}`) into its subscriptions. Users are locked."""
+    connection.execute(_OWN_SUBSCRIPTIONS, {"owners": _pairs(owners)})
 
 
-_OWN_ROWS = """
+def own_payments(
+    connection: Connection,
+    owners: Mapping[str, str | None],
+    *,
+    guests: Mapping[str, str] | None = None,
+    users: Collection[str] = (),
+) -> None:
+    """Write the owner of each customer into its payments, and of each payment without a customer (`guests`) into that.
+
+    What `users` have as guests and `guests` does not name is theirs no more. One statement, so that payments are locked
+    in one round, in the order of ids. Users are locked.
+    """
+    guests = guests or {}
+    parameters = {"owners": _pairs(owners), "guests": _pairs(guests), "ids": sorted(guests), "users": sorted(users)}
+    connection.execute(_OWN_PAYMENTS, parameters)
+
+
+def _pairs(owners: Mapping[str, str | None]) -> str:
+    return json.dumps([{"id": owned, "owner": owner} for owned, owner in owners.items()])
+
+
+_OWN_SUBSCRIPTIONS = text(
+    """
     WITH stale AS (
-        SELECT t.id, o.owner FROM {table} t
-        JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(id text, owner text) ON t.stripe_customer_id = o.id
-        WHERE t.user_id IS DISTINCT FROM o.owner ORDER BY t.id FOR NO KEY UPDATE OF t
+        SELECT s.id, o.owner FROM user_subscriptions s
+        JOIN jsonb_to_recordset(CAST(:owners AS jsonb)) AS o(id text, owner text) ON s.stripe_customer_id = o.id
+        WHERE s.user_id IS DISTINCT FROM o.owner ORDER BY s.id FOR NO KEY UPDATE OF s
     )
-    UPDATE {table} t SET user_id = stale.owner FROM stale WHERE t.id = stale.id
-"""
+    UPDATE user_subscriptions s SET user_id = stale.owner FROM stale WHERE s.id = stale.id
+    """,
+)
+
+_OWN_PAYMENTS = text(
+    """
+    WITH wanted AS (
+        SELECT p.id, o.owner FROM payment_history p
+        JOIN jsonb_to_recordset(CAST(:owners AS jsonb)) AS o(id text, owner text) ON p.stripe_customer_id = o.id
+        UNION ALL
+        SELECT p.id, g.owner FROM payment_history p
+        LEFT JOIN jsonb_to_recordset(CAST(:guests AS jsonb)) AS g(id text, owner text) ON g.id = p.id
+        WHERE p.id IN (
+            SELECT id FROM payment_history WHERE id = ANY(:ids)
+            UNION ALL SELECT id FROM payment_history WHERE user_id = ANY(:users)
+        ) AND p.stripe_customer_id IS NULL AND p.source <> 'stub'
+    ), stale AS (
+        SELECT p.id, wanted.owner FROM payment_history p JOIN wanted ON wanted.id = p.id
+        WHERE p.user_id IS DISTINCT FROM wanted.owner ORDER BY p.id FOR NO KEY UPDATE OF p
+    )
+    UPDATE payment_history p SET user_id = stale.owner FROM stale WHERE p.id = stale.id
+    """,
+)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -199,7 +240,9 @@ def _write(connection: Connection, stored: Mapping[str, _Stored], links: Mapping
     different = [one for one in links if not _says_the_same(stored[one], links[one])]
     if different:
         _write_links(connection, {one: links[one] for one in different})
-    own_rows(connection, {one: found.owner_id for one, found in links.items()})
+    owners = {one: found.owner_id for one, found in links.items()}
+    own_subscriptions(connection, owners)
+    own_payments(connection, owners)
     moved = [one for one in different if stored[one].owner != links[one].owner_id]
     concerned = {user for one in moved for user in (stored[one].owner, links[one].owner_id) if user is not None}
     if concerned:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, Row, text
 
 from models.settings import Settings
 from workers import balance, bookkeeping, entitlements, tokens
-from workers.link import link, own_rows
+from workers.link import link, own_payments, own_subscriptions
 
 # Users of one transaction: so that locks are held for moments, and a front end waits no longer.
 SLICE = 500
@@ -43,15 +43,16 @@ def decide(
     people = _lock_users(connection, users)
     owners = owners_among(connection, people)
     _choose_best_items(connection, owners, customers)
-    own_rows(connection, owners)
+    own_subscriptions(connection, owners)
+    money = bookkeeping.load_facts(connection, settings, people.keys(), owners)
+    guests = {intent.id: user for user, found in money.items() for intent in found.payment_intents}
+    own_payments(connection, owners, guests=guests, users=people)
     moment = now or connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     facts = load_facts(connection, owners, settings.grace_days)
     overrides = load_overrides(connection, people)
     nothing = entitlements.Facts((), settings.grace_days)
     decisions = {user: entitlements.decide(facts.get(user, nothing), overrides[user], moment) for user in people}
     _record_changes(connection, people, decisions, causes or {}, shadow=settings.shadow)
-    money = bookkeeping.load_facts(connection, settings, people.keys(), owners)
-    bookkeeping.own_guests_payments(connection, money)
     if not settings.shadow:
         plans = _bring_tokens(connection, settings, people, money, decisions, moment)
         again = moment + PAUSED if "grants" in settings.pause else None
@@ -204,7 +205,8 @@ def _choose_best_items(connection: Connection, owners: Mapping[str, str | None],
     """Of subscriptions with several items, write product, price and quantity of the best.
 
     Which one that is depends on products' metadata, which the snapshot of the subscription can't know. Those that
-    `own_rows` is about to write are locked along with them: WRITE locks this table once, by id, then later tables.
+    `own_subscriptions` is about to write are locked along with them: WRITE locks this table once, by id, then later
+    tables.
     """
     rows = connection.execute(
         text(

@@ -78,6 +78,36 @@ def test_decide_locks_all_subscriptions_before_any_payment(here: World) -> None:
     assert here.one("SELECT user_id FROM payment_history").user_id == "u1"
 
 
+def test_decide_locks_payments_of_customers_and_of_guests_in_one_round(here: World) -> None:
+    """WRITE holds a guest's payment and wants a customer's, whose id is greater; DECIDE is about to own both."""
+    here.users("u1")
+    here.feed(event(thing("customer.created", id="cus_1", metadata={"user_id": "u1"}), "customer.created", NOON))
+    session = {"mode": "payment", "customer": None, "subscription": None, "invoice": None, "payment_link": None}
+    bought = thing("checkout.session.completed", **session, payment_intent="pi_1", client_reference_id="u1")
+    here.feed(event(bought, "checkout.session.completed", NOON))
+    for row_id, payer in (("pi_1", None), ("pi_2", "cus_1")):
+        paid = thing("payment_intent.succeeded", id=row_id, customer=payer)
+        here.feed(event(paid, "payment_intent.succeeded", NOON))
+    owned = [("pi_1", "u1"), ("pi_2", "u1")]
+    payments = "SELECT id, user_id FROM payment_history ORDER BY id"
+    assert here.execute(payments) == owned
+    here.execute("UPDATE payment_history SET user_id = NULL")
+
+    def deciding() -> None:
+        with here.engine.begin() as connection:
+            decide(connection, here.settings, ["u1"])
+
+    with here.engine.begin() as writing:
+        lock(writing, "payment_history", "pi_1", "NO KEY UPDATE")
+        thread = threading.Thread(target=deciding)
+        thread.start()
+        eventually(lambda: is_waiting(here))
+        writing.execute(text("SET LOCAL lock_timeout = '500ms'"))
+        lock(writing, "payment_history", "pi_2", "NO KEY UPDATE")
+    thread.join()
+    assert here.execute(payments) == owned
+
+
 def test_no_user_is_locked_between_link_and_decide(here: World) -> None:
     """DECIDE locks more users than LINK did: waiting with LINK's in hand, two lists could meet crosswise."""
     here.users("u1")
