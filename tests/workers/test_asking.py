@@ -12,8 +12,9 @@ import pytest
 
 from models import envelope, ledger
 from simulator.api import KEY
+from simulator.api.errors import missing
 from simulator.envelope import body_of
-from simulator.faults import Faults, Rule, server_error
+from simulator.faults import Fault, Faults, Rule, server_error
 from simulator.histories import history
 from simulator.objects import Event
 from simulator.people import people as people_of
@@ -359,6 +360,18 @@ def test_a_look_while_stripe_is_away_ends_so_and_the_next_access_asks_again(
     assert here.rows() == before
     ask_about(here)
     assert endings(here)["received", None] == 1
+
+
+def test_a_customer_that_stripe_does_not_know_fails_no_look(here: World, stripe: Stripe, server: Server) -> None:
+    buy(stripe)
+    here.feed_as_list(render_event(one) for one in stripe.events)
+    before = here.rows()
+    # A filter that names nothing is refused with 400: https://docs.stripe.com/error-codes#resource-missing
+    server.faults = Faults([Rule(fault=Fault(error=missing("customer", "cus_gone", status=400, param="customer")))])
+    ask_about(here)
+    here.road.process("api")
+    assert here.one("SELECT status FROM stripe_events WHERE id LIKE 'dues_refresh:%'").status == "processed"
+    assert here.rows() == before
 
 
 def test_a_look_at_a_user_without_customers_asks_nothing(here: World, server: Server) -> None:
