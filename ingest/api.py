@@ -156,7 +156,7 @@ class _Views:
         if is_awaited or user["stale"]:
             # The answer is there, whatever becomes of the question.
             with contextlib.suppress(UnavailableError):
-                self._freshness.ask(user["id"])
+                self._freshness.ask(user["id"], is_awaited=is_awaited)
                 if is_awaited and self._freshness.wait(user["id"]):
                     user = self._show(find)
         return jsonify(user)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from ingest.database import Database
 from ingest.waiting import WaitingRoom
@@ -46,13 +46,17 @@ class Freshness:
         is_old = 0 < self._seconds < (now - news.heard_at) / timedelta(seconds=1)
         return news.contested or is_old or any(_is_unheard_of(one, now) for one in subscriptions)
 
-    def ask(self, user_id: str, *, rest: float = REST) -> None:
+    def ask(self, user_id: str, *, rest: float = REST, is_awaited: bool = True) -> None:
         """Have a user looked up at Stripe, unless that waits, is under way or was done `rest` seconds ago.
 
         Raises UnavailableError.
         """
         payload = json.dumps({"user": user_id}).encode()
-        if self._database.run(lambda c: ledger.ask(c, _refresh_id(user_id), REFRESH, payload, rest=rest)):
+
+        def ask(connection: Connection) -> bool:
+            return ledger.ask(connection, _refresh_id(user_id), REFRESH, payload, rest=rest, is_awaited=is_awaited)
+
+        if self._database.run(ask):
             self._bell.ring("api")
 
     def wait(self, user_id: str) -> bool:

@@ -26,6 +26,8 @@ LANES: tuple[Lane, ...] = ("live", "bulk", "api")
 SECOND_TRY_LIST = 16
 # Tries that ended without a word, in a row, before the event is parked; the last of them was made alone.
 SILENT_ENDS = 3
+# What is asked of Stripe for somebody who waits is due so much sooner, though below what is told as waiting too long.
+AHEAD_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,20 +236,25 @@ def enqueue(connection: Connection, type_: str, payload: bytes) -> str:
 
 _ASK = text(
     """
-    INSERT INTO stripe_events AS e (id, type, payload, lane) VALUES (:id, :type, :payload, 'api')
+    INSERT INTO stripe_events AS e (id, type, payload, lane, due_at)
+    VALUES (:id, :type, :payload, 'api', clock_timestamp() - make_interval(secs => :ahead))
     ON CONFLICT (id) DO UPDATE SET status = 'received', payload = excluded.payload, reason = NULL, error = NULL,
-        attempts = 0, claim = NULL, processed_at = NULL, received_at = clock_timestamp(), due_at = clock_timestamp()
+        attempts = 0, claim = NULL, processed_at = NULL, received_at = clock_timestamp(), due_at = excluded.due_at
     WHERE e.status <> 'received' AND e.processed_at <= clock_timestamp() - make_interval(secs => :rest)
     """,
 )
 
 
-def ask(connection: Connection, event_id: str, type_: str, payload: bytes, *, rest: float = 0.0) -> bool:
+def ask(
+    connection: Connection, event_id: str, type_: str, payload: bytes, *, rest: float = 0.0, is_awaited: bool = True
+) -> bool:
     """Have something asked of Stripe: work of our own in the lane `api`, of which there is one with this id.
 
-    False if it is waiting or under way, or ended less than `rest` seconds ago: however many ask, it is done once.
+    False if it is waiting or under way, or ended less than `rest` seconds ago: however many ask, it is done once. What
+    a person may be waiting for (`is_awaited`) goes before what has not waited for AHEAD_SECONDS yet.
     """
-    parameters = {"id": event_id, "type": type_, "payload": payload, "rest": rest}
+    ahead = AHEAD_SECONDS if is_awaited else 0.0
+    parameters = {"id": event_id, "type": type_, "payload": payload, "rest": rest, "ahead": ahead}
     return connection.execute(_ASK, parameters).rowcount == 1
 
 

@@ -60,5 +60,5 @@ def ask_for_all(engine: Engine, *, patience: float = PATIENCE_SECONDS, limit: in
         wanting = connection.execute(_WANTING, parameters).all()
         for row in wanting:
             payload = json.dumps({"objects": [[row.name, row.id]]}).encode()
-            ledger.ask(connection, row.work, FETCH, payload, rest=REST_SECONDS)
+            ledger.ask(connection, row.work, FETCH, payload, rest=REST_SECONDS, is_awaited=False)
     return len(wanting)

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from models import ledger
 from simulator.render import render_event
 from simulator.server import Server, serving
 from simulator.state import Stripe
 from tests.workers.test_asking import ANN, NOW, asking_world, buy, member, work_off
 from tests.workers.world import World
+from workers.asking import FETCH
 from workers.hydrate import ask_for_all
 
 
@@ -61,6 +63,16 @@ def test_each_is_asked_once_however_often_beat_looks(here: World, stripe: Stripe
     for _ in range(3):
         hydrate(here)
     assert server.counts["GET /v1/customers/:id"] == 1
+
+
+def test_what_somebody_waits_for_is_asked_before_stubs_that_were_found_earlier(here: World, stripe: Stripe) -> None:
+    buy(stripe)
+    feed(here, stripe, "customer.subscription.created")
+    assert ask_for_all(here.engine, patience=0) > 1
+    with here.engine.begin() as connection:
+        ledger.ask(connection, ledger.fetch_id("evt_checkout"), FETCH, b"{}")
+        (first,) = ledger.claim(connection, "api", size=1, lease=60).events
+    assert first.id == ledger.fetch_id("evt_checkout")
 
 
 def test_a_contested_row_is_settled_by_asking(here: World, stripe: Stripe) -> None:
