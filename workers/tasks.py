@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 from celery.signals import worker_shutting_down
 from sqlalchemy.exc import SQLAlchemyError
 
-from models import ledger
+from models import ledger, sync_runs
 from models.database import connect
 from workers import backfill, catalog, hydrate, watchdog
 from workers.bell import PRIORITY, TASK, Bell
@@ -20,7 +21,7 @@ from workers.catalog_version import CatalogVersion
 from workers.celery import app, settings
 from workers.due import decide_all_due
 from workers.process import ConnectionLostError, Road, describe
-from workers.reconcile import Tools, of_beat
+from workers.reconcile import KIND, Tools, of_beat
 from workers.stripe_api import StripeApi, StripeApiError
 
 logger = logging.getLogger(__name__)
@@ -95,14 +96,29 @@ def sweep() -> None:
             process_events.apply_async((lane,), queue=lane, priority=PRIORITY)
 
 
+def _place(kind: str) -> str | None:
+    """A word for how far the run of this kind that is under way has come; None if there is none."""
+    with road().engine.connect() as connection:
+        run = sync_runs.running(connection, kind)
+    return None if run is None else hashlib.sha256((run.cursor or "").encode()).hexdigest()
+
+
+def _must_go_on(kind: str, place: str | None) -> bool:
+    """Whether a slice is to be made: beat always asks, who was sent to go on from a place only if nobody has been.
+
+    Else each beat during a long run would leave one more that sends itself again, and nothing else had its turn.
+    """
+    return _has_key() and (place is None or place == _place(kind))
+
+
 @app.task(name="reconcile")
-def reconcile() -> None:
+def reconcile(place: str | None = None) -> None:
     """Ask Stripe what was missed, a slice at a time; without a key there is nobody to ask."""
-    if not _has_key():
-        return
     with _in_a_line("reconcile"):
-        if of_beat(Tools(road(), stripe(), resync=lambda: backfill.request(road().engine))):
-            reconcile.apply_async(queue="api")
+        if _must_go_on(KIND, place) and of_beat(
+            Tools(road(), stripe(), resync=lambda: backfill.request(road().engine))
+        ):
+            reconcile.apply_async((_place(KIND),), queue="api")
 
 
 @app.task(name="watchdog")
@@ -120,27 +136,23 @@ def decide_due() -> None:
 
 
 @app.task(name="sync_catalog")
-def sync_catalog() -> None:
+def sync_catalog(place: str | None = None) -> None:
     """Bring products and prices in step with Stripe, a slice at a time."""
-    if not _has_key():
-        return
     with _in_a_line("sync_catalog"):
-        run = catalog.sync(road(), stripe(), road().stopping)
+        run = catalog.sync(road(), stripe(), road().stopping) if _must_go_on(catalog.KIND, place) else None
         if run and run.cursor is not None:
-            sync_catalog.apply_async(queue="api")
+            sync_catalog.apply_async((_place(catalog.KIND),), queue="api")
         elif run:
             logger.info("sync_catalog: %s", json.dumps(run.counts))
 
 
 @app.task(name="backfill")
-def go_on_with_backfill() -> None:
+def go_on_with_backfill(place: str | None = None) -> None:
     """Make the next slice of a backfill, if one is under way."""
-    if not _has_key():
-        return
     with _in_a_line("backfill"):
-        run = backfill.go_on(road(), stripe(), road().stopping)
+        run = backfill.go_on(road(), stripe(), road().stopping) if _must_go_on(backfill.KIND, place) else None
         if run and run.cursor is not None:
-            go_on_with_backfill.apply_async(queue="api")
+            go_on_with_backfill.apply_async((_place(backfill.KIND),), queue="api")
         elif run:
             logger.info("backfill: %s", json.dumps(run.counts))
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,30 @@ def test_a_worker_goes_on_with_what_a_command_began(here: World, past: Stripe, r
         send(redis_db_url, "backfill", queue="api")
         child.says("backfill: ", timeout=60)
     assert last(here) == ("done", None)
+
+
+def test_beats_during_a_long_backfill_leave_one_message_that_sends_itself_again(
+    here: World, past: Stripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one more for each beat nothing else of the queue had its turn: looks and hydration expired in it."""
+    from workers import tasks
+
+    sent: list[tuple[str | None]] = []
+    monkeypatch.setattr(tasks, "road", lambda: here.road)
+    monkeypatch.setattr(tasks, "_has_key", lambda: True)
+    monkeypatch.setattr(backfill, "go_on", partial(backfill.go_on, seconds=0))
+    monkeypatch.setattr(tasks.go_on_with_backfill, "apply_async", lambda place, **_: sent.append(place))
+    backfill.request(here.engine)
+    with door(here, past) as (api, server):
+        monkeypatch.setattr(tasks, "stripe", lambda: api)
+        for _ in range(2):
+            tasks.go_on_with_backfill()
+        first, second = sent
+        asked = len(server.log)
+        tasks.go_on_with_backfill(*first)
+        assert (len(server.log), len(sent)) == (asked, 2)
+        tasks.go_on_with_backfill(*second)
+        assert (len(server.log) > asked, len(sent)) == (True, 3)
 
 
 # --- one customer -------------------------------------------------------------------------------------------------
