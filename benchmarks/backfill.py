@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from models.database import connect
 from models.settings import read_settings
 from ops.embedded import EmbeddedPostgres
 from simulator.api import KEY
+from simulator.faults import Faults, Rule, rate_limited
 from simulator.server import serving
 from simulator.state import Stripe
 from tests.conftest import migrate
@@ -32,16 +34,18 @@ from workers.stripe_api import StripeApi
 OBJECTS_OF_A_MEMBER = 7
 
 
-def serve(objects: int, pipe: Connection) -> None:
+def serve(objects: int, pipe: Connection, refused: float = 0.0) -> None:
+    """Answer a share of the requests, `refused`, with 429; when told that it is enough, say what was answered."""
     stripe = Stripe("benchmark", 1_790_000_000)
     price = stripe.create_price(stripe.create_product("Pro", metadata={"tokens": "500"}).id, 900)
     for n in range(objects // OBJECTS_OF_A_MEMBER):
         customer = stripe.create_customer(f"{n}@pays.example")
         stripe.checkout(price.id, customer=customer.id)
     stripe.events.clear()
-    with serving(stripe) as server:
+    with serving(stripe, faults=Faults([Rule(fault=rate_limited(), share=refused)])) as server:
         pipe.send(server.url)
         pipe.recv()
+        pipe.send(Counter(asked.status for asked in server.log))
 
 
 def main(objects: int) -> None:
