@@ -89,8 +89,9 @@ class Asking:
         if not self._url or time.monotonic() < self._rests_until:
             return None
         try:
-            self._line = self._line or Line(self._url)
-            return question(self._line.redis)
+            # A name of its own: another thread may let go of ours between two lines.
+            line = self._line = self._line or Line(self._url)
+            return question(line.redis)
         except AWAY:
             self.close()
             self._rests_until = time.monotonic() + REST_SECONDS
