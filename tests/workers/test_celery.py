@@ -134,10 +134,11 @@ def test_a_worker_goes_on_after_an_acknowledgement_that_was_lost(
 ) -> None:
     server = own_valkey()
     with in_front_of(server) as (redis_url, has_swallowed), worker(environment(database_url, redis_url)) as child:
-        for number in range(1, 4):
-            store(database_url, f"evt_{number}")
-            works_off(child, server, database_url, number)
-        assert has_swallowed(), child.output
+        store(database_url, "evt_1")
+        works_off(child, server, database_url, 1)
+        eventually(has_swallowed)  # it may be sent after the work is done
+        store(database_url, "evt_2")
+        works_off(child, server, database_url, 2)
 
 
 def test_a_worker_that_starts_while_redis_is_away_waits_for_it(
